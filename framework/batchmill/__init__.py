@@ -1,0 +1,170 @@
+"""Batchmill: run PyTorch processors over whole datasets, committed exactly once.
+
+This page is the public API. Names are imported when first used, so that ``import batchmill`` stays light and
+commands that need no torch never load it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# name -> module that defines it
+_PUBLIC = {
+    # running
+    "torch_batch_process": "batchmill.api",
+    "run": "batchmill.api",
+    "resume": "batchmill.api",
+    "read_outputs": "batchmill.outputs",
+    "iter_outputs": "batchmill.outputs",
+    "RunRequest": "batchmill.contracts.run",
+    "RunResult": "batchmill.contracts.run",
+    "Selection": "batchmill.contracts.run",
+    "ProgressSnapshot": "batchmill.contracts.run",
+    "DistributedContext": "batchmill.contracts.distributed",
+    # processors
+    "TorchBatchProcessor": "batchmill.contracts.processor",
+    "TorchBatchProcessorContext": "batchmill.engine.context",
+    # reducers
+    "MetricReducer": "batchmill.contracts.reducer",
+    "ColumnReducer": "batchmill.contracts.reducer",
+    "Reducer": "batchmill.engine.reduction",
+    "ExactSum": "batchmill.engine.exact_sum",
+    # plugins
+    "hookimpl": "batchmill.markers",
+    "Kind": "batchmill.components",
+    "Component": "batchmill.components",
+    "ComponentRegistry": "batchmill.components",
+    "setting": "batchmill.components",
+    "Writer": "batchmill.contracts.writer",
+    "ChunkOutput": "batchmill.contracts.writer",
+    "INDEX_COLUMN": "batchmill.contracts.writer",
+    "Storage": "batchmill.contracts.storage",
+    "ObjectInfo": "batchmill.contracts.storage",
+    "Claims": "batchmill.contracts.claims",
+    "ClaimScope": "batchmill.contracts.claims",
+    "ChunkQueue": "batchmill.contracts.claims",
+    "Launcher": "batchmill.contracts.launcher",
+    "Tracker": "batchmill.contracts.tracker",
+    "ModelRecord": "batchmill.contracts.tracker",
+    "VersionRecord": "batchmill.contracts.tracker",
+    "CheckpointRecord": "batchmill.contracts.tracker",
+    "MetricsRecord": "batchmill.contracts.tracker",
+    # what first-party plugins share with everyone's
+    "StaticClaims": "batchmill.engine.claims",
+    "DynamicClaims": "batchmill.engine.claims",
+    "InProcessLauncher": "batchmill.launch.in_process",
+    "LocalLauncher": "batchmill.launch.local",
+    "EnvironmentLauncher": "batchmill.launch.environment",
+    # models
+    "client": "batchmill.client",
+    "Model": "batchmill.models",
+    "ModelVersion": "batchmill.models",
+    "Checkpoint": "batchmill.models",
+    # errors
+    **dict.fromkeys(
+        [
+            "BatchmillError",
+            "ConfigError",
+            "UnknownComponentError",
+            "PluginError",
+            "DuplicateComponentError",
+            "MissingHookimplError",
+            "ConfigMismatchError",
+            "AlreadyRunningError",
+            "StorageError",
+            "ObjectNotFoundError",
+            "CorruptRunError",
+            "RunNotFoundError",
+            "DatasetError",
+            "OutputError",
+            "ReducerError",
+            "ProcessorError",
+            "WorkerError",
+            "ModelError",
+        ],
+        "batchmill.errors",
+    ),
+}
+
+__all__ = [*_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'batchmill' has no attribute {name!r}")
+    module = importlib.import_module(_PUBLIC[name])
+    value = module if _PUBLIC[name] == f"batchmill.{name}" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])
+
+
+if TYPE_CHECKING:
+    from batchmill import client as client
+    from batchmill.api import resume as resume
+    from batchmill.api import run as run
+    from batchmill.api import torch_batch_process as torch_batch_process
+    from batchmill.components import Component as Component
+    from batchmill.components import ComponentRegistry as ComponentRegistry
+    from batchmill.components import Kind as Kind
+    from batchmill.components import setting as setting
+    from batchmill.contracts.claims import ChunkQueue as ChunkQueue
+    from batchmill.contracts.claims import Claims as Claims
+    from batchmill.contracts.claims import ClaimScope as ClaimScope
+    from batchmill.contracts.distributed import DistributedContext as DistributedContext
+    from batchmill.contracts.launcher import Launcher as Launcher
+    from batchmill.contracts.processor import TorchBatchProcessor as TorchBatchProcessor
+    from batchmill.contracts.reducer import ColumnReducer as ColumnReducer
+    from batchmill.contracts.reducer import MetricReducer as MetricReducer
+    from batchmill.contracts.run import ProgressSnapshot as ProgressSnapshot
+    from batchmill.contracts.run import RunRequest as RunRequest
+    from batchmill.contracts.run import RunResult as RunResult
+    from batchmill.contracts.run import Selection as Selection
+    from batchmill.contracts.storage import ObjectInfo as ObjectInfo
+    from batchmill.contracts.storage import Storage as Storage
+    from batchmill.contracts.tracker import CheckpointRecord as CheckpointRecord
+    from batchmill.contracts.tracker import MetricsRecord as MetricsRecord
+    from batchmill.contracts.tracker import ModelRecord as ModelRecord
+    from batchmill.contracts.tracker import Tracker as Tracker
+    from batchmill.contracts.tracker import VersionRecord as VersionRecord
+    from batchmill.contracts.writer import INDEX_COLUMN as INDEX_COLUMN
+    from batchmill.contracts.writer import ChunkOutput as ChunkOutput
+    from batchmill.contracts.writer import Writer as Writer
+    from batchmill.engine.claims import DynamicClaims as DynamicClaims
+    from batchmill.engine.claims import StaticClaims as StaticClaims
+    from batchmill.engine.context import TorchBatchProcessorContext as TorchBatchProcessorContext
+    from batchmill.engine.exact_sum import ExactSum as ExactSum
+    from batchmill.engine.reduction import Reducer as Reducer
+    from batchmill.errors import AlreadyRunningError as AlreadyRunningError
+    from batchmill.errors import BatchmillError as BatchmillError
+    from batchmill.errors import ConfigError as ConfigError
+    from batchmill.errors import ConfigMismatchError as ConfigMismatchError
+    from batchmill.errors import CorruptRunError as CorruptRunError
+    from batchmill.errors import DatasetError as DatasetError
+    from batchmill.errors import DuplicateComponentError as DuplicateComponentError
+    from batchmill.errors import MissingHookimplError as MissingHookimplError
+    from batchmill.errors import ModelError as ModelError
+    from batchmill.errors import ObjectNotFoundError as ObjectNotFoundError
+    from batchmill.errors import OutputError as OutputError
+    from batchmill.errors import PluginError as PluginError
+    from batchmill.errors import ProcessorError as ProcessorError
+    from batchmill.errors import ReducerError as ReducerError
+    from batchmill.errors import RunNotFoundError as RunNotFoundError
+    from batchmill.errors import StorageError as StorageError
+    from batchmill.errors import UnknownComponentError as UnknownComponentError
+    from batchmill.errors import WorkerError as WorkerError
+    from batchmill.launch.environment import EnvironmentLauncher as EnvironmentLauncher
+    from batchmill.launch.in_process import InProcessLauncher as InProcessLauncher
+    from batchmill.launch.local import LocalLauncher as LocalLauncher
+    from batchmill.markers import hookimpl as hookimpl
+    from batchmill.models import Checkpoint as Checkpoint
+    from batchmill.models import Model as Model
+    from batchmill.models import ModelVersion as ModelVersion
+    from batchmill.outputs import iter_outputs as iter_outputs
+    from batchmill.outputs import read_outputs as read_outputs
