@@ -1,0 +1,1 @@
+"""YAML presets and the root of the composed configuration."""

@@ -1,0 +1,1 @@
+"""First-party components: registered through the same door as anyone's."""
