@@ -1,0 +1,209 @@
+"""Storage in a folder of a POSIX file system."""
+
+from __future__ import annotations
+
+import builtins
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from urllib.parse import unquote, urlsplit
+
+from batchmill import ConfigError, ObjectInfo, Storage, StorageError
+from batchmill_plugins.storage import _posix
+from batchmill_plugins.storage._file_lock import file_lock, lock_name
+from batchmill_plugins.storage._paths import check_path, check_prefix
+
+_FOLDER_RETRIES = 4
+
+
+class LocalStorage(Storage):
+    """Files below a root folder. A write returns when file and folder entry survive a power loss.
+
+    An object is written under a hidden temporary name in its own folder, fsynced, and then renamed or linked to
+    its name, so that no reader ever sees a part of it. What a killed process left half written stays hidden.
+
+    Args:
+        url: A path or ``file://`` URL. A relative path is taken from the present working directory, once.
+
+    Raises:
+        ConfigError: It is a URL of another scheme or host.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = os.path.abspath(_folder_of(url))
+        self._root = os.path.realpath(self.url)
+        self._known: set[str] = set()
+        self._known_mutex = threading.Lock()
+
+    def put(self, path: str, data: bytes) -> None:
+        """See ``Storage.put``."""
+        with _posix.as_storage_error("write", self._shown(path)):
+            target = self._locate(path)
+            _posix.refuse_special(target)
+            staged = self._stage(target, data)
+            with _posix.removed_on_error(staged):
+                os.rename(staged, target)
+            _posix.sync_folder(os.path.dirname(target))
+
+    def put_if_absent(self, path: str, data: bytes) -> bool:
+        """See ``Storage.put_if_absent``.
+
+        Raises:
+            StorageError: The file system has neither hard links nor exclusive rename, or the write failed.
+        """
+        with _posix.as_storage_error("create", self._shown(path)):
+            target = self._locate(path)
+            _posix.refuse_special(target)
+            staged = self._stage(target, data)
+            with _posix.removed_on_error(staged):
+                created = _posix.publish_exclusively(staged, target)
+            _posix.sync_folder(os.path.dirname(target))
+            return created
+
+    def get(self, path: str) -> bytes:
+        """See ``Storage.get``."""
+        with _posix.as_storage_error("read", self._shown(path)):
+            return _posix.read_file(self._locate(path))
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """See ``Storage.list``. Symbolic links are passed over."""
+        folder = check_prefix(prefix)
+        start = self._locate(folder) if folder else self._root
+        yield from _walk(start, f"{folder}/" if folder else "")
+
+    def list_folders(self, prefix: str = "") -> builtins.list[str]:
+        """See ``Storage.list_folders``. A folder without any object is not one."""
+        folder = check_prefix(prefix)
+        start = self._locate(folder) if folder else self._root
+        names = [name.rstrip("/") for name, size in _entries(start) if size is None]
+        return [name for name in names if next(_walk(os.path.join(start, name), ""), None) is not None]
+
+    def delete(self, path: str) -> None:
+        """See ``Storage.delete``. Folders that become empty are removed with it."""
+        with _posix.as_storage_error("delete", self._shown(path)):
+            target = self._locate(path)
+            try:
+                os.unlink(target)
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                return
+            folder = os.path.dirname(target)
+            while folder != self._root and _posix.removed_if_empty(folder):
+                with self._known_mutex:
+                    self._known.discard(folder)
+                folder = os.path.dirname(folder)
+
+    def sync(self, prefix: str) -> None:
+        """See ``Storage.sync``."""
+        folder = check_prefix(prefix)
+        with _posix.as_storage_error("sync", self._shown(folder)):
+            start = self._locate(folder) if folder else self._root
+            if not os.path.isdir(start):
+                return
+            pending = [start]
+            while pending:
+                current = pending.pop()
+                _posix.sync_folder(current)
+                folders = [name for name, size in _entries(current) if size is None]
+                pending += [os.path.join(current, name.rstrip("/")) for name in folders]
+
+    def exists(self, path: str) -> bool:
+        """See ``Storage.exists``."""
+        with _posix.as_storage_error("look up", self._shown(path)):
+            try:
+                return stat.S_ISREG(os.lstat(self._locate(path)).st_mode)
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+
+    def lock(self, path: str) -> AbstractContextManager[bool]:
+        """See ``Storage.lock``. The lock is a hidden file beside ``path``; it falls when its process dies."""
+        with _posix.as_storage_error("lock", self._shown(path)):
+            target = self._locate(path)
+            self._prepare_folder(os.path.dirname(target))
+            return file_lock(os.path.join(os.path.dirname(target), lock_name(os.path.basename(target))))
+
+    def _shown(self, path: str) -> str:
+        return f"{self.url}/{path}" if path else self.url
+
+    def _locate(self, path: str) -> str:
+        """Return the absolute path of an object, its folder free of symbolic links and inside the root."""
+        checked = check_path(path)
+        if any(_posix.is_hidden(name) for name in checked.split("/")):
+            raise StorageError(f"Path {path!r} has a name that is reserved for unfinished writes and locks.")
+        folder, _, name = checked.rpartition("/")
+        resolved = os.path.realpath(os.path.join(self._root, folder)) if folder else self._root
+        if os.path.commonpath([resolved, self._root]) != self._root:
+            raise StorageError(
+                f"Path {path!r} leads out of {self.url} through a symbolic link, to {resolved}."
+            )
+        return os.path.join(resolved, name)
+
+    def _stage(self, target: str, data: bytes) -> str:
+        folder = os.path.dirname(target)
+        for _ in range(_FOLDER_RETRIES):
+            try:
+                self._prepare_folder(folder)
+                return _posix.write_temporary(folder, data)
+            except FileNotFoundError:  # a delete elsewhere removed the empty folder between the two steps
+                with self._known_mutex:
+                    self._known.discard(folder)
+        self._prepare_folder(folder)
+        return _posix.write_temporary(folder, data)
+
+    def _prepare_folder(self, folder: str) -> None:
+        """Create ``folder`` where needed and make its name, and those above it up to the root, durable."""
+        with self._known_mutex:
+            if folder in self._known and os.path.isdir(folder):
+                return
+        _posix.make_folder_durable(folder, self._root)
+        with self._known_mutex:
+            self._known.add(folder)
+
+
+def _folder_of(url: str) -> str:
+    if not url:
+        raise ConfigError("storage=local needs a folder as output, but it is empty.")
+    scheme, separator, _ = url.partition("://")
+    if not separator:
+        return url
+    parts = urlsplit(url)
+    if scheme != "file":
+        raise ConfigError(
+            f"storage=local needs a path or a file:// URL as output, but it is {url!r}. "
+            f"Choose the storage that serves {scheme}:// URLs."
+        )
+    if parts.netloc not in ("", "localhost") or not parts.path:
+        raise ConfigError(f"{url!r} names a file on another host; a local one is written file:///folder.")
+    return unquote(parts.path)
+
+
+def _walk(folder: str, prefix: str) -> Iterator[ObjectInfo]:
+    for name, size in _entries(folder):
+        if size is None:
+            yield from _walk(os.path.join(folder, name.rstrip("/")), prefix + name)
+        else:
+            yield ObjectInfo(prefix + name, size)
+
+
+def _entries(folder: str) -> list[tuple[str, int | None]]:
+    """Return names and sizes of a folder's files, and the names of its folders (ending in ``/``) with None.
+
+    The trailing slash makes the order that of whole paths: ``a-b`` stands before ``a/b``.
+    """
+    found: list[tuple[str, int | None]] = []
+    with _posix.as_storage_error("list", folder):
+        try:
+            entries = os.scandir(folder)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        with entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    found.append((f"{entry.name}/", None))
+                elif entry.is_file(follow_symlinks=False) and not _posix.is_hidden(entry.name):
+                    try:
+                        found.append((entry.name, entry.stat(follow_symlinks=False).st_size))
+                    except FileNotFoundError:  # deleted since the folder was read
+                        continue
+    return sorted(found)

@@ -1,0 +1,224 @@
+"""Durable and exclusive file operations, each with the order of system calls that its promise needs."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from batchmill import ObjectNotFoundError, StorageError
+
+_HIDDEN = re.compile(r"\.[0-9a-f]{32}\.tmp|\..+\.batchmill-lock")
+_FILE_MODE = 0o644
+# What file systems without hard links answer to link(2).
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+_NO_EXCLUSIVE_RENAME = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_RENAME_NOREPLACE = 1
+_AT_FDCWD = -100
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file name is that of an unfinished write or a lock."""
+    return _HIDDEN.fullmatch(name) is not None
+
+
+@contextmanager
+def as_storage_error(action: str, path: str) -> Iterator[None]:
+    """Turn an ``OSError`` inside into a ``StorageError`` that names the action, the path and the cause."""
+    try:
+        yield
+    except OSError as error:
+        code = errno.errorcode.get(error.errno or 0, "unknown error")
+        hint = ""
+        if error.errno in _FULL:
+            hint = " Free some space or raise the quota; nothing that was committed is lost."
+        raise StorageError(f"Could not {action} {path}: {error.strerror or error} ({code}).{hint}") from error
+
+
+@contextmanager
+def removed_on_error(path: str) -> Iterator[None]:
+    """Remove the file ``path`` if the block fails, as far as that is possible."""
+    try:
+        yield
+    except BaseException:
+        try:
+            os.unlink(path)
+        except OSError:  # the first error is the one to tell; the file is hidden in any case
+            pass
+        raise
+
+
+def write_temporary(folder: str, data: bytes) -> str:
+    """Write ``data`` to a new hidden file in ``folder`` and fsync it.
+
+    Returns:
+        The file's path. Its name is not durable yet.
+    """
+    path = os.path.join(folder, f".{secrets.token_hex(16)}.tmp")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(path, flags, _FILE_MODE)
+    with removed_on_error(path):
+        try:
+            rest = memoryview(data)
+            while len(rest):
+                rest = rest[os.write(descriptor, rest) :]
+            _flush(descriptor)
+        finally:
+            os.close(descriptor)
+    return path
+
+
+def publish_exclusively(staged: str, target: str) -> bool:
+    """Give the file ``staged`` the name ``target`` unless that is taken; ``staged`` is gone afterwards.
+
+    Returns:
+        Whether the name was free.
+
+    Raises:
+        OSError: The file system failed.
+        StorageError: The file system offers no exclusive creation.
+    """
+    try:
+        os.link(staged, target)
+        created = True
+    except FileExistsError:
+        # Over NFS the answer to a link that succeeded can get lost; the repeated request then finds it taken.
+        created = _same_file(staged, target)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if _rename_exclusively(staged, target):
+            return True
+        created = False
+    os.unlink(staged)
+    return created
+
+
+def _same_file(one: str, other: str) -> bool:
+    try:
+        return os.path.samestat(os.lstat(one), os.lstat(other))
+    except FileNotFoundError:
+        return False
+
+
+def _rename_exclusively(source: str, target: str) -> bool:
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    code = errno.ENOSYS
+    if renameat2 is not None:
+        if renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE) == 0:
+            return True
+        code = ctypes.get_errno()
+    if code == errno.EEXIST:
+        return False
+    if code in _NO_EXCLUSIVE_RENAME:
+        raise StorageError(
+            f"The file system of {os.path.dirname(target)} has neither hard links nor exclusive rename, so "
+            f"results could not be committed exactly once there. Choose an output on another file system; for "
+            f"a mounted bucket use its URL (s3://, gs://, az://) instead."
+        )
+    raise OSError(code, os.strerror(code), target)
+
+
+def read_file(path: str) -> bytes:
+    """Return the contents of a regular file.
+
+    Raises:
+        ObjectNotFoundError: There is none.
+        StorageError: There is something that is not a regular file.
+    """
+    try:
+        # O_NONBLOCK: a pipe put there must not stop the run.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ObjectNotFoundError(f"There is no object {path}.") from error
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise _special(path) from error
+        raise
+    with open(descriptor, "rb") as file:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise ObjectNotFoundError(f"There is no object {path}; it is a folder.")
+        if not stat.S_ISREG(mode):
+            raise _special(path)
+        return file.read()
+
+
+def refuse_special(path: str) -> None:
+    """Raise ``StorageError`` if ``path`` exists and is not a regular file."""
+    try:
+        mode = os.lstat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if not stat.S_ISREG(mode):
+        raise _special(path)
+
+
+def _special(path: str) -> StorageError:
+    return StorageError(
+        f"{path} is not a regular file (but a folder, link, pipe or device), so it is left alone."
+    )
+
+
+def make_folder_durable(folder: str, root: str) -> None:
+    """Create ``folder`` and its parents, and fsync every folder that holds one of the new names.
+
+    Names between ``root`` and ``folder`` are made durable even if they exist: another process may have
+    created them a moment ago without having come to its fsync yet.
+    """
+    missing = []
+    current = folder
+    while not os.path.isdir(current):
+        missing.append(current)
+        current = os.path.dirname(current)
+    for each in reversed(missing):
+        try:
+            os.mkdir(each)
+        except FileExistsError:  # another process was faster; mkdir of the next name tells if it is no folder
+            continue
+    holders = {os.path.dirname(each) for each in missing}
+    current = folder
+    while current != root and len(current) > len(root):
+        current = os.path.dirname(current)
+        holders.add(current)
+    holders.add(os.path.dirname(root))
+    for holder in sorted(holders):
+        sync_folder(holder)
+
+
+def removed_if_empty(folder: str) -> bool:
+    """Remove ``folder`` if it is empty; return whether it was."""
+    try:
+        os.rmdir(folder)
+    except OSError:  # not empty, in use or already gone: all the same to the caller
+        return False
+    return True
+
+
+def sync_folder(folder: str) -> None:
+    """Make the names in ``folder`` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _flush(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _flush(descriptor: int) -> None:
+    # On macOS fsync leaves data in the drive's cache; F_FULLFSYNC does not, but not every file system has it.
+    full = getattr(fcntl, "F_FULLFSYNC", None)
+    if full is not None:
+        try:
+            fcntl.fcntl(descriptor, full)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
+    os.fsync(descriptor)
