@@ -3,7 +3,7 @@
 Every finite float64 is an integer multiple of one tiny unit, so a sum kept as an integer number of units has
 no rounding that could depend on anything. Integers of that width are slow to add one by one; therefore values
 are first added per exponent, by numpy, in bins whose float64 totals stay exact, and the bins are emptied into
-one Python integer now and then. The result is rounded once, at the end, and equals ``math.fsum`` of all values.
+one Python integer now and then. The result is rounded once, at the end, as ``math.fsum`` would.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class ExactSum:
             mantissa = int(state["mantissa"], 16)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{state!r} is not the state of an ExactSum; expected count, mantissa (hexadecimal), exponent."
+                f"{state!r} is not the state of an ExactSum; expected count, mantissa (in hex) and exponent."
             ) from error
         if count < 0 or exponent < -_UNIT_BITS:
             raise ValueError(
