@@ -21,8 +21,8 @@ _FOLDER_RETRIES = 4
 class LocalStorage(Storage):
     """Files below a root folder. A write returns when file and folder entry survive a power loss.
 
-    An object is written under a hidden temporary name in its own folder, fsynced, and then renamed or linked to
-    its name, so that no reader ever sees a part of it. What a killed process left half written stays hidden.
+    An object is written under a hidden temporary name in its own folder, fsynced, and then renamed or linked
+    to its name, so that no reader ever sees a part of it. What a killed process left half written stays hidden.
 
     Args:
         url: A path or ``file://`` URL. A relative path is taken from the present working directory, once.

@@ -6,7 +6,7 @@ import builtins
 import re
 from collections.abc import Callable, Iterator
 from typing import TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import obstore
 from obstore.exceptions import AlreadyExistsError
@@ -136,7 +136,7 @@ def _connect(url: str) -> ObjectStore:
         )
     try:
         if parts.scheme == "file":
-            return LocalStore.from_url(url, mkdir=True)
+            return LocalStore(unquote(parts.path), automatic_cleanup=True, mkdir=True)
         return from_url(url)
     except Exception as error:  # see _call
         raise StorageError(

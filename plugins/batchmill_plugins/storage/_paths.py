@@ -12,8 +12,8 @@ def check_path(path: str) -> str:
         path: Names joined by ``/``.
 
     Raises:
-        StorageError: It is empty or absolute, has an empty, ``.`` or ``..`` name, or a character that no store
-            can keep.
+        StorageError: It is empty or absolute, has an empty, ``.`` or ``..`` name, or a character that no
+            store can keep.
     """
     reason = _fault(path)
     if reason:

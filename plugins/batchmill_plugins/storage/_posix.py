@@ -120,8 +120,8 @@ def _rename_exclusively(source: str, target: str) -> bool:
     if code in _NO_EXCLUSIVE_RENAME:
         raise StorageError(
             f"The file system of {os.path.dirname(target)} has neither hard links nor exclusive rename, so "
-            f"results could not be committed exactly once there. Choose an output on another file system; for "
-            f"a mounted bucket use its URL (s3://, gs://, az://) instead."
+            f"results could not be committed exactly once there. Choose an output on another file system; "
+            f"for a mounted bucket use its URL (s3://, gs://, az://) instead."
         )
     raise OSError(code, os.strerror(code), target)
 
@@ -142,13 +142,16 @@ def read_file(path: str) -> bytes:
         if error.errno in (errno.ELOOP, errno.ENXIO):
             raise _special(path) from error
         raise
-    with open(descriptor, "rb") as file:
+    try:
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISDIR(mode):
             raise ObjectNotFoundError(f"There is no object {path}; it is a folder.")
         if not stat.S_ISREG(mode):
             raise _special(path)
-        return file.read()
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
 
 
 def refuse_special(path: str) -> None:
