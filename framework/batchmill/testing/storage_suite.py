@@ -98,7 +98,7 @@ class StorageSuite(ABC):
         assert storage.get("a") == b"2"
 
     def test_put_if_absent_has_one_winner_among_threads(self, tmp_path: Path) -> None:
-        """Of many writers of one key, each through its own storage object, exactly one wins and its bytes stay."""
+        """Of many writers of one key exactly one wins, and its bytes stay."""
         assert self.make_storage(tmp_path).exclusive_create
         barrier = threading.Barrier(THREADS)
 
@@ -185,7 +185,7 @@ class StorageSuite(ABC):
 
     @pytest.mark.parametrize("path", HOSTILE_PATHS, ids=ascii)
     def test_hostile_paths_are_refused(self, tmp_path: Path, path: str) -> None:
-        """No operation takes a path that could leave the root or means different things to different stores."""
+        """No operation takes a path that could leave the root or that stores read differently."""
         storage = self.make_storage(tmp_path / "root")
         operations: list[Callable[[], object]] = [
             lambda: storage.put(path, b"x"),

@@ -22,7 +22,7 @@ class LocalStorage(Storage):
     """Files below a root folder. A write returns when file and folder entry survive a power loss.
 
     An object is written under a hidden temporary name in its own folder, fsynced, and then renamed or linked
-    to its name, so that no reader ever sees a part of it. What a killed process left half written stays hidden.
+    to its name, so that no reader ever sees a part of it. What a killed process left unfinished is hidden.
 
     Args:
         url: A path or ``file://`` URL. A relative path is taken from the present working directory, once.

@@ -111,13 +111,13 @@ def test_a_file_system_without_exclusive_creation_is_refused(tmp_path, monkeypat
     monkeypatch.setattr(_posix.os, "link", link)
     monkeypatch.setattr(_posix.ctypes, "CDLL", lambda *_args, **_kwargs: Library)
     monkeypatch.setattr(_posix.ctypes, "get_errno", lambda: errno.EINVAL)
-    with pytest.raises(StorageError, match="neither hard links nor exclusive rename.*another file system"):
+    with pytest.raises(StorageError, match=r"neither hard links nor exclusive rename.*another file system"):
         LocalStorage(str(tmp_path)).put_if_absent("a", b"1")
     assert files_below(tmp_path) == []
 
 
 def test_killed_writers_leave_no_visible_part(tmp_path, start, files_below):
-    """SIGKILL in the middle of large puts, ten times: whole objects or none, and later writers are not disturbed."""
+    """SIGKILL in the middle of large puts, ten times: whole objects or none, and later writers go on."""
     code = """
 import itertools
 for number in itertools.count():

@@ -162,5 +162,5 @@ def test_reading_creates_nothing(tmp_path, files_below):
 
 @pytest.mark.parametrize("url", ["", "s3://bucket/runs", "file://host/runs", "memory://x"])
 def test_roots_that_are_no_local_folder_are_refused(url):
-    with pytest.raises(ConfigError, match="storage=local|another host"):
+    with pytest.raises(ConfigError, match=r"storage=local|another host"):
         LocalStorage(url)
