@@ -1,0 +1,257 @@
+"""Models, their versions and checkpoints: what a run used, and the metrics that runs reported about it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from batchmill.checkpoint_files import describe_changes, digest_files, read_files
+from batchmill.contracts.tracker import CheckpointRecord, MetricsRecord, ModelRecord, Tracker, VersionRecord
+from batchmill.errors import ModelError, did_you_mean
+from batchmill.tracked_values import LATEST, check_json, check_labels, check_report
+
+__all__ = ["Checkpoint", "Model", "ModelVersion", "add_checkpoint", "check_report", "find_version"]
+
+
+class Checkpoint:
+    """A directory (or file) of weights with a digest of its contents.
+
+    Attributes:
+        uuid: Its name.
+        location: Absolute path.
+        digest: SHA-256 over all its files, in hex.
+        metadata: JSON values given when it was added.
+    """
+
+    def __init__(self, tracker: Tracker, record: CheckpointRecord) -> None:
+        self._tracker, self._record = tracker, record
+        self.uuid = record.uuid
+        self.location = record.location
+        self.digest = record.digest
+        self.metadata = dict(record.metadata)
+
+    @property
+    def path(self) -> Path:
+        """The location as a path."""
+        return Path(self.location)
+
+    def verify(self) -> None:
+        """Check that the files are those that were registered; reads all of them.
+
+        Raises:
+            ModelError: They are gone or changed; the message says which.
+        """
+        now = read_files(self.path)
+        if digest_files(now) != self.digest:
+            raise ModelError(
+                f"Checkpoint {self.uuid} at {self.location} was changed since it was registered: "
+                f"{describe_changes(self._record.files, now)}. Bring the old files back, or register the "
+                f"present ones as a new version."
+            )
+
+    def iter_metrics(self, group: str | None = None) -> Iterator[MetricsRecord]:
+        """Yield the metrics of all runs that used this checkpoint.
+
+        Args:
+            group: Only this group; None: all.
+        """
+        yield from self._tracker.iter_metrics(group=group, checkpoint_uuid=self.uuid)
+
+    def get_metrics(self, group: str | None = None) -> list[MetricsRecord]:
+        """Return what ``iter_metrics`` yields, as a list."""
+        return list(self.iter_metrics(group))
+
+    def __repr__(self) -> str:
+        return f"Checkpoint({self.uuid!r}, location={self.location!r})"
+
+
+class ModelVersion:
+    """One version of a model.
+
+    Attributes:
+        model_name: The model.
+        version: Its number, from 1.
+        name: Short name for people.
+        comment: What was said when it was registered.
+        notes: What was noted since.
+        labels: Words to find it by.
+        metadata: JSON values.
+        archived: Whether it is out of use.
+        checkpoint: The files behind it.
+    """
+
+    def __init__(self, tracker: Tracker, record: VersionRecord) -> None:
+        self._tracker = tracker
+        self.model_name = record.model_name
+        self.version = record.version
+        self.name = record.name
+        self.comment = record.comment
+        self.notes = record.notes
+        self.labels = record.labels
+        self.metadata = dict(record.metadata)
+        self.archived = record.archived
+        self.checkpoint = Checkpoint(tracker, record.checkpoint)
+
+    @property
+    def path(self) -> Path:
+        """Where its files lie."""
+        return self.checkpoint.path
+
+    def iter_metrics(self, group: str | None = None) -> Iterator[MetricsRecord]:
+        """Yield the metrics of all runs that used this version.
+
+        Args:
+            group: Only this group; None: all.
+        """
+        yield from self._tracker.iter_metrics(group=group, model_name=self.model_name, version=self.version)
+
+    def get_metrics(self, group: str | None = None) -> list[MetricsRecord]:
+        """Return what ``iter_metrics`` yields, as a list."""
+        return list(self.iter_metrics(group))
+
+    def __repr__(self) -> str:
+        return f"ModelVersion({self.model_name!r}, {self.version})"
+
+
+class Model:
+    """A registered model and its versions.
+
+    Attributes:
+        name: Its name.
+        description: Free text.
+        metadata: JSON values.
+        labels: Words to find it by.
+        archived: Whether it is out of use.
+    """
+
+    def __init__(self, tracker: Tracker, record: ModelRecord) -> None:
+        self._tracker = tracker
+        self.name = record.name
+        self.description = record.description
+        self.metadata = dict(record.metadata)
+        self.labels = record.labels
+        self.archived = record.archived
+
+    def get_version(self, version: int | str = -1) -> ModelVersion:
+        """Return one version.
+
+        Args:
+            version: A number from 1; -1 or ``"latest"`` for the highest that is not archived; or a label,
+                which only one version that is not archived may carry.
+
+        Raises:
+            ModelError: There is no such version, or the label does not say which.
+        """
+        record = find_version(self._tracker.get_versions(self.name), self.name, version)
+        return ModelVersion(self._tracker, record)
+
+    def list_versions(self) -> list[ModelVersion]:
+        """Return all versions, ascending, archived ones too."""
+        return [ModelVersion(self._tracker, record) for record in self._tracker.get_versions(self.name)]
+
+    def get_versions(self) -> list[ModelVersion]:
+        """Return the same as ``list_versions``, under the seed's older name."""
+        return self.list_versions()
+
+    def register_version(
+        self,
+        checkpoint: Checkpoint | Path | str,
+        *,
+        name: str = "",
+        comment: str = "",
+        labels: Iterable[str] = (),
+    ) -> ModelVersion:
+        """Add the next version. Registering the same checkpoint again returns the version that it is.
+
+        Args:
+            checkpoint: A checkpoint or its uuid, or the path of a directory or file, which becomes one.
+            name: Short name for people.
+            comment: What to say about it.
+            labels: Words to find it by; ``latest`` and ``all`` have a meaning already.
+
+        Raises:
+            ModelError: There is no such checkpoint, or a label has not the form of one.
+        """
+        checked = check_labels(labels)
+        if isinstance(checkpoint, str) and _is_uuid(checkpoint):
+            checkpoint_uuid = checkpoint
+        elif isinstance(checkpoint, Checkpoint):
+            checkpoint_uuid = checkpoint.uuid
+        else:
+            checkpoint_uuid = add_checkpoint(self._tracker, checkpoint, {}).uuid
+        record = self._tracker.register_version(self.name, checkpoint_uuid, name, comment, checked)
+        return ModelVersion(self._tracker, record)
+
+    def __repr__(self) -> str:
+        return f"Model({self.name!r})"
+
+
+def add_checkpoint(tracker: Tracker, location: Path | str, metadata: Mapping[str, Any]) -> Checkpoint:
+    """Register a directory or file as a checkpoint, reading all of it once for its digest.
+
+    Raises:
+        ModelError: It is not there, is empty, or is a URL.
+    """
+    if isinstance(location, str) and "://" in location:
+        raise ModelError(
+            f"A checkpoint is a directory or file on this machine, but {location!r} is a URL. "
+            f"Download it first."
+        )
+    path = Path(location).expanduser().absolute()
+    files = read_files(path)
+    checked = check_json(metadata, "The checkpoint's metadata")
+    return Checkpoint(tracker, tracker.add_checkpoint(str(path), digest_files(files), files, checked))
+
+
+def find_version(versions: list[VersionRecord], model_name: str, version: int | str) -> VersionRecord:
+    """Return the version that a number, ``latest`` or a label means; see ``Model.get_version``.
+
+    Raises:
+        ModelError: None or several do.
+    """
+    if not versions:
+        raise ModelError(
+            f"Model {model_name!r} has no versions yet. Add one: client.get_model({model_name!r})"
+            f".register_version(PATH)."
+        )
+    current = [record for record in versions if not record.archived]
+    if version in (-1, LATEST):
+        if not current:
+            raise ModelError(f"All versions of model {model_name!r} are archived. Ask for one by its number.")
+        return max(current, key=lambda record: record.version)
+    number = int(version) if isinstance(version, str) and version.isascii() and version.isdigit() else version
+    if isinstance(number, str):
+        found = [record for record in current if number in record.labels]
+        if len(found) > 1:
+            several = ", ".join(str(record.version) for record in found)
+            raise ModelError(
+                f"Label {number!r} is on several versions of model {model_name!r}: {several}. "
+                f"Ask for one by number."
+            )
+    else:
+        found = [record for record in versions if record.version == number]
+    if not found:
+        labels = {label for record in current for label in record.labels}
+        hint = did_you_mean(number, labels | {LATEST}) if isinstance(number, str) else ""
+        raise ModelError(
+            f"Model {model_name!r} has no version {version!r}.{hint} "
+            f"Available: {_describe_versions(versions)}."
+        )
+    return found[0]
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        return str(uuid.UUID(text)) == text
+    except ValueError:
+        return False
+
+
+def _describe_versions(versions: list[VersionRecord]) -> str:
+    described = []
+    for record in versions:
+        extras = ", ".join([*record.labels, *(["archived"] if record.archived else [])])
+        described.append(f"{record.version} ({extras})" if extras else f"{record.version}")
+    return ", ".join(described)
