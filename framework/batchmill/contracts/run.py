@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from batchmill.errors import ConfigError
+from batchmill.errors import EXIT_COMPLETE, EXIT_PREEMPTED, ConfigError
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ class RunRequest:
         max_batches: At most so many batches per worker, as in the seed; None: all.
         seed: Seed of torch, numpy and random, set on every worker before the processor is built.
         device: "auto" or a torch device string.
+        threads: CPU threads of each worker's torch operators. One by default, for the number changes bits, and so
+            any number of workers agrees; None shares the machine's cores out, and bits may then depend on it.
         model_name: Registered model that the processor uses; None: no link.
         model_version: Version number, "latest" or a label.
         hparams: Free values for ``context.get_hparams()``.
@@ -72,6 +74,7 @@ class RunRequest:
     max_batches: int | None = None
     seed: int = 0
     device: str = "auto"
+    threads: int | None = 1
     model_name: str | None = None
     model_version: str | int | None = None
     hparams: Mapping[str, Any] = field(default_factory=dict)
@@ -150,6 +153,11 @@ class RunResult:
     metrics: Mapping[str, Any]
     outputs: tuple[Mapping[str, Any], ...]
     stop_reason: str | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """The process exit code for this result: 0 if complete, else 75 (preempted, resumable)."""
+        return EXIT_COMPLETE if self.complete else EXIT_PREEMPTED
 
 
 @dataclass(frozen=True)

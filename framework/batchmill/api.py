@@ -1,0 +1,266 @@
+"""The Python door: the seed's ``torch_batch_process`` and the composed ``run``."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from batchmill.components import Kind
+from batchmill.contracts.distributed import DistributedContext
+from batchmill.contracts.launcher import Launcher
+from batchmill.contracts.run import RunRequest, RunResult, Selection
+from batchmill.engine.assembly import Assembler, open_storage
+from batchmill.engine.run_directory import open_existing
+from batchmill.errors import ConfigError, PluginError
+from batchmill.plugin_manager import get_catalog
+
+if TYPE_CHECKING:
+    from batchmill.contracts.processor import TorchBatchProcessor
+
+DEFAULT_BATCH_SIZE = 1
+# What the grid decides, and so a loader's arguments may not.
+_GRID_ARGUMENTS = {
+    "sampler": "sampler",
+    "batch_sampler": "batch_sampler",
+    "drop_last": "drop_last=True",
+    "shuffle": "shuffle=True",
+}
+
+Component = str | Selection | object
+
+
+def torch_batch_process(
+    batch_processor_cls: type[TorchBatchProcessor],
+    dataset: Any,
+    batch_size: int | None = None,
+    max_batches: int | None = None,
+    checkpoint_interval: int = 5,
+    dataloader_kwargs: Mapping[str, Any] | None = None,
+    distributed_context: DistributedContext | None = None,
+    *,
+    output: str | os.PathLike[str] = "runs",
+    run_id: str | None = None,
+    writer: Component = "parquet",
+    claims: Component = "static",
+    tracker: Component = "sqlite",
+    reducers: Mapping[str, Component] | None = None,
+    callbacks: Mapping[str, Component] | Sequence[str] = (),
+    hparams: Mapping[str, Any] | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    threads: int | None = 1,
+    profile: bool = False,
+    join: bool = False,
+) -> RunResult:
+    """Run a processor over a dataset: on one worker here, or on every worker that torchrun or SLURM started.
+
+    Call it on all ranks with equal arguments. The same ``run_id`` resumes, on any number of workers.
+
+    Args:
+        batch_processor_cls: Your subclass of ``TorchBatchProcessor``.
+        dataset: A sized ``torch.utils.data.Dataset``.
+        batch_size: Samples per batch; None takes it from ``dataloader_kwargs``, else 1.
+        max_batches: At most so many batches per worker; None processes everything. A number that is not positive or
+            exceeds a worker's share is ignored with a warning.
+        checkpoint_interval: Batches per chunk, the unit of committing and resuming.
+        dataloader_kwargs: For ``torch.utils.data.DataLoader``: ``num_workers``, ``collate_fn``, ... Samples keep
+            their order, so shuffling, samplers and ``drop_last`` are refused.
+        distributed_context: Where this worker stands; None reads the environment.
+        output: Directory or URL that holds runs.
+        run_id: Name of the run; None makes a new one (agreed by all ranks).
+        writer: Name of a writer for what ``process_batch`` returns, a ``Selection`` with settings, or a ``Writer``.
+        claims: "static" shares chunks out as the seed does; "dynamic" lets fast workers take more.
+        tracker: Where models are found and metrics reported.
+        reducers: Metric name to config reducer, next to those that the processor wraps.
+        callbacks: Callback names, or a mapping from alias to name or object.
+        hparams: What ``context.get_hparams()`` returns.
+        limit: Only the first so many samples.
+        seed: Seed of torch, numpy and random on every worker.
+        device: "auto", or a torch device; "cuda" means ``cuda:local_rank``.
+        threads: CPU threads of torch operators per worker. One keeps results equal bit by bit for any number of
+            workers; None shares the machine's cores out.
+        profile: Whether ``processor.profiler`` records.
+        join: Work beside a launcher that is already on this run.
+
+    Returns:
+        The result; ``complete`` is False, and ``exit_code`` 75, if the run was preempted.
+
+    Raises:
+        ValueError: ``checkpoint_interval`` is not positive, or ``dataloader_kwargs`` would change the order.
+        BatchmillError: The run failed; what is committed stays.
+    """
+    from batchmill.engine.reading import check_dataset
+
+    if isinstance(checkpoint_interval, bool) or checkpoint_interval <= 0:
+        raise ValueError(f"checkpoint_interval should be a positive integer, but is {checkpoint_interval!r}.")
+    loader, batch_size = _loader_arguments(dataloader_kwargs or {}, batch_size)
+    distributed, launcher = _surrounding_workers(distributed_context)
+    length = check_dataset(dataset)
+    samples = length if limit is None else min(length, limit)
+    names = callbacks if isinstance(callbacks, Mapping) else {name: name for name in callbacks}
+    request = RunRequest(
+        processor=Selection("", instance=batch_processor_cls),
+        dataset=Selection("", instance=dataset),
+        writer=_selection(writer),
+        storage=_storage_for(str(output)),
+        tracker=_selection(tracker),
+        claims=_selection(claims),
+        launcher=Selection("", instance=launcher),
+        reducers={name: _selection(item) for name, item in (reducers or {}).items()},
+        callbacks={name: _selection(item) for name, item in names.items()},
+        output=str(output),
+        run_id=run_id,
+        batch_size=batch_size,
+        checkpoint_interval=checkpoint_interval,
+        limit=limit,
+        max_batches=_valid_max_batches(max_batches, samples, batch_size, distributed.size),
+        seed=seed,
+        device=device,
+        threads=threads,
+        hparams=dict(hparams or {}),
+        loader=loader,
+        profile=profile,
+        join=join,
+    )
+    return launcher.launch(request)
+
+
+def run(
+    overrides: Sequence[str] | RunRequest,
+    *,
+    processor: type[TorchBatchProcessor] | None = None,
+    dataset: Any = None,
+) -> RunResult:
+    """Compose a run from config, as ``batchmill run`` does, and run it.
+
+    Args:
+        overrides: Hydra overrides (``["dataset=parquet", "dataset.path=data.parquet"]``), or a composed request.
+        processor: A processor class in place of a registered one.
+        dataset: A dataset object in place of a registered one.
+
+    Raises:
+        ConfigError: The overrides do not fit.
+        BatchmillError: The run failed; what is committed stays.
+    """
+    given = {
+        name: Selection("", instance=value)
+        for name, value in (("processor", processor), ("dataset", dataset))
+        if value is not None
+    }
+    if isinstance(overrides, RunRequest):
+        return run_request(dataclasses.replace(overrides, **given))
+    from batchmill.settings import compose
+
+    return run_request(compose(overrides, given=given))
+
+
+def run_request(request: RunRequest) -> RunResult:
+    """Run a composed request with the launcher that it selects."""
+    assembler = Assembler(get_catalog().registry, request.allow_import)
+    selection = assembler.complete_one(Kind.LAUNCHER, "launcher", request.launcher)
+    launcher = assembler.build(Kind.LAUNCHER, selection)
+    if not isinstance(launcher, Launcher):
+        raise PluginError(f"Launcher {selection.name!r} is a {type(launcher).__name__}; expected batchmill.Launcher.")
+    return launcher.launch(request)
+
+
+def resume(run: str, nproc: int | None = None) -> RunResult:
+    """Go on with a run that was started from config.
+
+    Args:
+        run: Its directory or URL.
+        nproc: Workers on this machine; None keeps the number it was started with.
+
+    Raises:
+        RunNotFoundError: There is no run.
+        ConfigError: It was started from Python objects, which are not stored.
+    """
+    assembler = Assembler(get_catalog().registry)
+    opened = open_existing(open_storage(assembler, run))
+    config = opened.manifest["config"]
+    if "request" not in config:
+        given = ", ".join(f"{key}={name}" for key, name in config.get("python", {}).items())
+        raise ConfigError(
+            f"Run {opened.run_id} was started from Python ({given}), so it cannot be rebuilt from its directory. "
+            f"Run the same script again with run_id={opened.run_id!r}."
+        )
+    request = RunRequest.from_json(config["request"])
+    base = run.rstrip("/").rpartition("/")[0] or "."
+    request = dataclasses.replace(request, output=base, run_id=opened.run_id)
+    if nproc is not None:
+        request = dataclasses.replace(request, launcher=Selection("local", {"nproc": nproc}))
+    return run_request(request)
+
+
+def plan(request: RunRequest) -> dict[str, Any]:
+    """Return what a run would do, without starting it: the dataset is built, no processor or model is.
+
+    Args:
+        request: The run; without a ``run_id`` the plan is for a new run.
+
+    Raises:
+        ConfigError: The request cannot be run.
+        ConfigMismatchError: The run exists with other settings or data.
+    """
+    from batchmill.engine.opening import plan_run
+
+    workers = int(request.launcher.settings.get("nproc", 1))
+    return plan_run(request, get_catalog().registry, workers)
+
+
+def _selection(component: Component) -> Selection:
+    if isinstance(component, Selection):
+        return component
+    return Selection(component) if isinstance(component, str) else Selection("", instance=component)
+
+
+def _storage_for(output: str) -> Selection:
+    scheme = output.partition("://")[0] if "://" in output else "local"
+    return Selection(get_catalog().registry.get(Kind.STORAGE, scheme).name)
+
+
+def _surrounding_workers(distributed: DistributedContext | None) -> tuple[DistributedContext, Launcher]:
+    from batchmill.launch.environment import EnvironmentLauncher, read_environment, started_by_launcher
+    from batchmill.launch.in_process import InProcessLauncher
+
+    if distributed is not None:
+        return distributed, EnvironmentLauncher(distributed)
+    if started_by_launcher(os.environ):
+        return read_environment(os.environ), EnvironmentLauncher()
+    return DistributedContext(), InProcessLauncher()
+
+
+def _loader_arguments(given: Mapping[str, Any], batch_size: int | None) -> tuple[dict[str, Any], int]:
+    loader = dict(given)
+    for name, shown in _GRID_ARGUMENTS.items():
+        value = loader.pop(name, None)
+        if value:
+            raise ValueError(
+                f"dataloader_kwargs may not hold {shown}: samples are processed in dataset order on a fixed grid."
+            )
+    if "batch_size" in loader:
+        if batch_size is not None:
+            raise ValueError(
+                f"batch_size is given twice: {batch_size} as an argument and {loader['batch_size']} in "
+                f"dataloader_kwargs. Give it once."
+            )
+        batch_size = loader.pop("batch_size")
+    return loader, DEFAULT_BATCH_SIZE if batch_size is None else batch_size
+
+
+def _valid_max_batches(max_batches: int | None, samples: int, batch_size: int, world_size: int) -> int | None:
+    if max_batches is None:
+        return None
+    per_worker = -(-samples // (batch_size * world_size))
+    if 0 < max_batches <= per_worker:
+        return max_batches
+    warnings.warn(
+        f"max_batches={max_batches} is not between 1 and {per_worker}, the batches of one worker. "
+        f"Ignoring this argument and iterate over entire dataset once.",
+        stacklevel=3,
+    )
+    return None

@@ -1,0 +1,152 @@
+"""The end of a run: fold all partials in chunk order, write ``result.json`` and ``_SUCCESS`` once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from batchmill.contracts.run import RunResult
+from batchmill.engine.commit_log import COMMITS, FILES, PARTS, named_paths, with_retries
+from batchmill.engine.reduction import ReducerSet
+from batchmill.engine.run_directory import FORMAT, RESULT, SUCCESS, RunDirectory
+from batchmill.engine.serialization import canonical_json, sha256_hex
+
+# Records are small and mostly wait for storage.
+_READING_THREADS = 16
+
+
+def read_records(run: RunDirectory, chunks: list[int]) -> Iterator[dict[str, Any]]:
+    """Yield the records of the given chunks, in their order, read side by side."""
+    with ThreadPoolExecutor(_READING_THREADS) as pool:
+        yield from pool.map(run.log.read, chunks)
+
+
+def finish_run(
+    run: RunDirectory, reducers: ReducerSet, deliver: Callable[[list[Mapping[str, Any]]], None]
+) -> dict[str, Any]:
+    """Fold a run whose every chunk is committed and write its result. Safe for any number of workers at once.
+
+    The result's bytes depend on the records' contents only, never on who folds, so the first writer wins and
+    everyone else finds the same bytes.
+
+    Args:
+        run: The run.
+        reducers: This worker's reducers; their present state is not used.
+        deliver: Called with the reports of all records, which a crash may have kept from the tracker.
+
+    Returns:
+        ``result.json`` as stored.
+
+    Raises:
+        ReducerError: A reducer failed; the message names it.
+    """
+    stored = run.read_result()
+    if stored is None:
+        # All names must be durable before a result says so: a record may be visible and not yet on the disk.
+        with_retries(lambda: run.storage.sync(COMMITS))
+        result = _fold(run, reducers, deliver)
+        data = canonical_json(result)
+        first = with_retries(lambda: run.storage.put_if_absent(RESULT, data))
+        stored = run.read_result()
+        assert stored is not None, "the result was just written"
+        if first:
+            collect_garbage(run, stored)
+    digest = sha256_hex(canonical_json(stored))
+    with_retries(lambda: run.storage.put_if_absent(SUCCESS, f"{digest}\n".encode()))
+    return stored
+
+
+def _fold(
+    run: RunDirectory, reducers: ReducerSet, deliver: Callable[[list[Mapping[str, Any]]], None]
+) -> dict[str, Any]:
+    partials: list[Mapping[str, Any]] = []
+    outputs: list[dict[str, Any]] = []
+    files: list[dict[str, Any]] = []
+    quarantined = 0
+    for record in read_records(run, list(range(run.grid.chunks))):
+        partials.append(run.log.read_partials(record))
+        outputs += committed_parts(record)
+        files += record["files"]
+        quarantined += len(record["quarantined"])
+        deliver(record["reports"])
+    return {
+        "format": FORMAT,
+        "complete": True,
+        "coverage": 1.0,
+        "samples": run.grid.samples,
+        "quarantined": quarantined,
+        "metrics": reducers.fold(partials),
+        "outputs": outputs,
+        "files": files,
+        "bitwise": True,
+        "fingerprint": run.manifest["fingerprint"]["sha256"],
+    }
+
+
+def committed_parts(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a record's parts with the samples they cover."""
+    return [{**part, "start": record["start"], "stop": record["stop"]} for part in record["parts"]]
+
+
+def collect_garbage(run: RunDirectory, result: Mapping[str, Any]) -> list[str]:
+    """Delete staged objects that no record names; only after the result, when no attempt can still win.
+
+    Args:
+        run: The run.
+        result: Its ``result.json``.
+
+    Returns:
+        The paths that were deleted.
+    """
+    named = {item["name"] for item in (*result["outputs"], *result["files"])}
+    candidates: dict[int, list[str]] = {}
+    for folder in (PARTS, FILES):
+        for info in with_retries(lambda folder=folder: list(run.storage.list(folder))):  # type: ignore[misc]
+            chunk = info.path.split("/")[1]
+            if chunk.isdigit() and info.path not in named:
+                candidates.setdefault(int(chunk), []).append(info.path)
+    deleted = []
+    for chunk, paths in sorted(candidates.items()):
+        kept = set(named_paths(run.log.read(chunk)))  # a record may also name a file of partials
+        deleted += [path for path in paths if path not in kept]
+    for path in deleted:
+        with_retries(lambda path=path: run.storage.delete(path))  # type: ignore[misc]
+    return deleted
+
+
+def result_of(
+    run: RunDirectory, stored: Mapping[str, Any] | None, stop_reason: str | None = None
+) -> RunResult:
+    """Return a run's result as far as it is committed.
+
+    Args:
+        run: The run.
+        stored: ``result.json``, or None while it is not complete.
+        stop_reason: Why this launch stopped, if it did.
+    """
+    if stored is not None:
+        return RunResult(
+            run_id=run.run_id,
+            path=run.path,
+            complete=True,
+            coverage=1.0,
+            samples=stored["samples"],
+            quarantined=stored["quarantined"],
+            metrics=stored["metrics"],
+            outputs=tuple(stored["outputs"]),
+        )
+    committed = sorted(run.log.committed())
+    records = list(read_records(run, committed))
+    samples = run.grid.samples_in(committed)
+    return RunResult(
+        run_id=run.run_id,
+        path=run.path,
+        complete=False,
+        coverage=samples / run.grid.samples if run.grid.samples else 0.0,
+        samples=samples,
+        quarantined=sum(len(record["quarantined"]) for record in records),
+        metrics={},
+        outputs=tuple(part for record in records for part in committed_parts(record)),
+        stop_reason=stop_reason,
+    )

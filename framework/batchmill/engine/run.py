@@ -1,0 +1,276 @@
+"""One worker's whole run: assemble, open, build the processor, work, fold, finish. Read this file first."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import gettempdir
+from typing import Any
+
+import numpy as np
+import torch
+
+from batchmill import client
+from batchmill.components import ComponentRegistry, Kind
+from batchmill.contracts.claims import ChunkQueue, Claims, ClaimScope
+from batchmill.contracts.distributed import DistributedContext
+from batchmill.contracts.processor import TorchBatchProcessor
+from batchmill.contracts.profiler import DISABLED_PROFILER, Profiler
+from batchmill.contracts.run import RunRequest, RunResult
+from batchmill.engine.claims import Takeover
+from batchmill.engine.cores import available_cores
+from batchmill.engine.committer import Committer
+from batchmill.engine.context import TorchBatchProcessorContext, choose_device
+from batchmill.engine.finish import finish_run, result_of
+from batchmill.engine.opening import OpenedRun, open_run
+from batchmill.engine.profiling import TraceProfiler
+from batchmill.engine.reading import BatchSource
+from batchmill.engine.reduction import ReducerSet
+from batchmill.engine.run_directory import RunDirectory
+from batchmill.engine.sideline import Sideline
+from batchmill.engine.stopping import StopFlag
+from batchmill.engine.worker import Progress, Worker, user_error
+from batchmill.errors import ConfigError, ConfigMismatchError, PluginError
+from batchmill.models import ModelVersion
+from batchmill.plugin_manager import make_run_manager
+
+# Seconds without any new commit record before an idle worker takes over someone's chunk.
+TAKEOVER_PATIENCE = 60.0
+
+
+@dataclass
+class Surroundings:
+    """What a launcher gives a worker.
+
+    Attributes:
+        distributed: Where the worker stands among its peers.
+        stop: Set when the worker should stop.
+        queue: The launcher's chunk queue, where it keeps one.
+        counter: A counter shared by the launch, where its environment has one.
+        callbacks: The request's callbacks with their config keys, built by the launcher.
+        progress: Counts the worker's samples.
+        opened: Called when the run is open, with the chunks committed so far.
+        committed: Called in the commit thread after each of this worker's chunks.
+    """
+
+    distributed: DistributedContext = field(default_factory=DistributedContext)
+    stop: StopFlag = field(default_factory=StopFlag)
+    queue: ChunkQueue | None = None
+    counter: Callable[[], int] | None = None
+    callbacks: Sequence[tuple[str, object]] = ()
+    progress: Progress = field(default_factory=Progress)
+    opened: Callable[[RunDirectory, set[int]], None] = lambda run, committed: None
+    committed: Callable[[int], None] = lambda chunk: None
+
+
+def execute(request: RunRequest, registry: ComponentRegistry, surroundings: Surroundings) -> RunResult:
+    """Do one worker's part of a run. Called on every rank with equal requests.
+
+    Returns:
+        The result; complete unless a stop was asked for.
+
+    Raises:
+        BatchmillError: The run failed; what is committed stays, and the same run id resumes.
+    """
+    opened = open_run(request, registry, surroundings.distributed.size)
+    run = opened.directory
+    committed = run.log.committed()
+    surroundings.opened(run, committed)
+    stored = run.read_result()
+    if stored is not None:
+        return result_of(run, stored)
+    with ExitStack() as stack:
+        stack.enter_context(client.use(opened.tracker))
+        stack.enter_context(torch_threads(request.threads, surroundings.distributed.local_size))
+        return _execute_open(opened, committed, surroundings, stack)
+
+
+def _execute_open(
+    opened: OpenedRun, committed: set[int], surroundings: Surroundings, stack: ExitStack
+) -> RunResult:
+    request, run, distributed = opened.request, opened.directory, surroundings.distributed
+    seed_everything(request.seed)
+    reducers = ReducerSet()
+    selected = [
+        (f"reducers.{alias}", opened.assembler.build(Kind.REDUCER, item))
+        for alias, item in request.reducers.items()
+    ]
+    writer = opened.assembler.build(Kind.WRITER, request.writer)
+    hooks = make_run_manager([*selected, *surroundings.callbacks, ("tracker", opened.tracker), ("writer", writer)])
+    sideline = Sideline(
+        run.storage,
+        opened.tracker,
+        run.run_id,
+        distributed.rank,
+        lambda group, steps, metrics: hooks.hook.report_metrics(
+            group=group, steps_completed=steps, metrics=metrics
+        ),
+    )
+    tensorboard = _local_directory(run) / "tensorboard" / f"rank-{distributed.rank:05d}"
+    profiler: Profiler = DISABLED_PROFILER
+    if request.profile:
+        recording = TraceProfiler(tensorboard, distributed.rank)
+        stack.callback(recording.close)
+        profiler = recording
+    context = TorchBatchProcessorContext(
+        run_id=run.run_id,
+        device=choose_device(request.device, distributed.local_rank),
+        distributed=distributed,
+        hparams=_hparams(request, opened.model_version),
+        reducers=reducers,
+        sideline=sideline,
+        profiler=profiler,
+        tensorboard_path=tensorboard,
+        resolve=opened.assembler.resolve,
+        model_version=opened.model_version,
+    )
+    try:
+        if opened.model_version is not None:
+            context.report_task_using_model_version(opened.model_version)
+        for alias, reducer in zip(request.reducers, (item for _, item in selected), strict=True):
+            reducers.wrap(reducer, alias)
+        processor = build_processor(opened, context)
+        _check_partials(run, committed, reducers)
+        hooks.hook.on_run_start(context=context)
+        complete = _work(opened, surroundings, processor, context, reducers, sideline, hooks, writer)
+        if not complete:
+            return result_of(run, None, surroundings.stop.reason)
+        stored = finish_run(run, reducers, sideline.deliver)
+        _report_final(sideline, run, stored["metrics"])
+        result = result_of(run, stored)
+        try:
+            processor.on_finish()
+        except Exception as error:  # user code may raise anything
+            raise user_error("on_finish failed (all results are committed)", error) from error
+        hooks.hook.on_finish(result=result)
+        return result
+    except BaseException as error:
+        hooks.hook.on_run_error(error=error)
+        raise
+
+
+def build_processor(opened: OpenedRun, context: TorchBatchProcessorContext) -> TorchBatchProcessor:
+    """Return the processor, built on this worker.
+
+    Raises:
+        ProcessorError: Its constructor failed; the message has the traceback.
+        ConfigError: It is not a TorchBatchProcessor.
+    """
+    try:
+        processor = opened.assembler.build(Kind.PROCESSOR, opened.request.processor, context)
+    except Exception as error:  # user code may raise anything
+        raise user_error("The processor could not be built", error) from error
+    if not isinstance(processor, TorchBatchProcessor):
+        raise ConfigError(
+            f"The processor is a {type(processor).__qualname__}; expected a subclass of batchmill.TorchBatchProcessor."
+        )
+    if "profiler" not in vars(processor):
+        processor.profiler = context.profiler
+    return processor
+
+
+def _work(
+    opened: OpenedRun,
+    surroundings: Surroundings,
+    processor: TorchBatchProcessor,
+    context: TorchBatchProcessorContext,
+    reducers: ReducerSet,
+    sideline: Sideline,
+    hooks: Any,
+    writer: Any,
+) -> bool:
+    request, run = opened.request, opened.directory
+    scope = ClaimScope(
+        chunks=run.grid.chunks,
+        rank=surroundings.distributed.rank,
+        world_size=surroundings.distributed.size,
+        missing=run.log.missing,
+        queue=surroundings.queue,
+        counter=surroundings.counter,
+    )
+    claims = opened.assembler.build(Kind.CLAIMS, request.claims, scope)
+    if not isinstance(claims, Claims):
+        raise PluginError(
+            f"claims {request.claims.name!r} is a {type(claims).__name__}; expected batchmill.Claims."
+        )
+
+    def committed(chunk: int, record: Mapping[str, Any], ours: bool) -> None:
+        if ours:
+            sideline.deliver(record["reports"])
+        hooks.hook.on_checkpoint_end(chunk=chunk, record=record)
+        surroundings.committed(chunk)
+
+    worker = Worker(
+        grid=run.grid,
+        source=BatchSource(opened.dataset, run.grid, request.loader),
+        processor=processor,
+        context=context,
+        reducers=reducers,
+        sideline=sideline,
+        hooks=hooks,
+        claims=claims,
+        takeover=Takeover(scope, TAKEOVER_PATIENCE),
+        committer=Committer(run.log, writer, committed),
+        stop=surroundings.stop,
+        progress=surroundings.progress,
+    )
+    return worker.work()
+
+
+def seed_everything(seed: int) -> None:
+    """Seed torch, numpy and random; called on every rank before the processor is built."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+@contextmanager
+def torch_threads(threads: int | None, local_workers: int) -> Iterator[None]:
+    """Let torch operators use ``threads`` CPU threads, or an equal share of the cores, inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or max(1, available_cores() // local_workers))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _check_partials(run: RunDirectory, committed: set[int], reducers: ReducerSet) -> None:
+    """Refuse to go on with other reducers than the run began with."""
+    if not committed:
+        return
+    before = list(run.log.read_partials(run.log.read(min(committed))))
+    if sorted(before) != sorted(reducers.names):
+        raise ConfigMismatchError(run.run_id, {"reducers": (sorted(before), sorted(reducers.names))})
+
+
+def _report_final(sideline: Sideline, run: RunDirectory, metrics: Mapping[str, Any]) -> None:
+    """Report the final metrics in group ``validation``, as the seed does; values that are None have nothing to say."""
+    known = {name: value for name, value in metrics.items() if value is not None}
+    if known:
+        report = {
+            "group": "validation",
+            "steps_completed": run.grid.batches,
+            "metrics": known,
+            "rank": 0,
+            "time": run.manifest["created"],
+        }
+        sideline.deliver([report])
+
+
+def _hparams(request: RunRequest, version: ModelVersion | None) -> dict[str, Any]:
+    hparams = dict(request.hparams)
+    if version is not None:
+        hparams.setdefault("model_name", version.model_name)
+        hparams.setdefault("model_version", version.version)
+    return hparams
+
+
+def _local_directory(run: RunDirectory) -> Path:
+    """Return where local files of the run go: its directory, or a temporary one for runs that live elsewhere."""
+    if "://" in run.path:
+        return Path(gettempdir()) / "batchmill" / run.run_id
+    return Path(run.path)

@@ -1,0 +1,149 @@
+"""One run's directory: opening it (create or resume) and its frozen ``run.json``."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from batchmill.contracts.storage import Storage
+from batchmill.engine.commit_log import CommitLog, with_retries
+from batchmill.engine.fingerprint import differences, digest_of
+from batchmill.engine.grid import Grid
+from batchmill.engine.serialization import canonical_json, seal, unseal
+from batchmill.errors import (
+    ConfigError,
+    ConfigMismatchError,
+    CorruptRunError,
+    ObjectNotFoundError,
+    RunNotFoundError,
+)
+
+FORMAT = 1
+MANIFEST, RESULT, SUCCESS = "run.json", "result.json", "_SUCCESS"
+LINKS, REPORTS, LOCK = "links", "reports", ".lock"
+
+_RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """An opened run: where it is, what was frozen and what is committed."""
+
+    run_id: str
+    storage: Storage
+    manifest: Mapping[str, Any]
+    grid: Grid
+    log: CommitLog
+
+    @property
+    def path(self) -> str:
+        """The run's directory or URL."""
+        return self.storage.url
+
+    def read_result(self) -> dict[str, Any] | None:
+        """Return ``result.json``, or None while the run is not complete."""
+        try:
+            found: dict[str, Any] = json.loads(with_retries(lambda: self.storage.get(RESULT)))
+        except ObjectNotFoundError:
+            return None
+        except ValueError as error:
+            raise CorruptRunError(f"{self.path}/{RESULT} is damaged: {error}.") from error
+        return found
+
+
+def check_run_id(run_id: str) -> str:
+    """Return ``run_id`` if it can name a directory safely.
+
+    Raises:
+        ConfigError: It has other characters, or is too long.
+    """
+    if not _RUN_ID.fullmatch(run_id) or not run_id.strip("."):
+        raise ConfigError(
+            f"run_id {run_id!r} cannot name a run; expected 1 to 128 letters, digits, '.', '_' and '-', not only dots."
+        )
+    return run_id
+
+
+def join_url(base: str, name: str) -> str:
+    """Return the directory or URL of ``name`` below ``base``."""
+    return f"{base.rstrip('/')}/{name}" if base.rstrip("/") else f"/{name}"
+
+
+def open_or_create(
+    storage: Storage,
+    run_id: str,
+    *,
+    facts: Mapping[str, Any],
+    grid: Grid,
+    config: Mapping[str, Any],
+    versions: Mapping[str, str],
+) -> RunDirectory:
+    """Open a run to work on it. Called on every rank; whoever comes first freezes ``run.json``.
+
+    Args:
+        storage: Storage whose root is the run's directory.
+        run_id: The run's name.
+        facts: What can change results, see ``fingerprint_facts``.
+        grid: The grid this launch would choose; the frozen one wins, for it never changes.
+        config: What was asked for, for people and for ``batchmill resume``.
+        versions: Versions of the software that began the run.
+
+    Raises:
+        ConfigMismatchError: The run was begun with other facts.
+    """
+    facts = json.loads(canonical_json(facts))
+    manifest = {
+        "format": FORMAT,
+        "run_id": run_id,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": dict(versions),
+        "samples": grid.samples,
+        "batch_size": grid.batch_size,
+        "chunk_batches": grid.chunk_batches,
+        "fingerprint": {"sha256": digest_of(facts), "covers": facts},
+        "config": dict(config),
+    }
+    manifest = json.loads(seal(manifest))
+    data = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False).encode()
+    if not with_retries(lambda: storage.exists(MANIFEST)):
+        with_retries(lambda: storage.put_if_absent(MANIFEST, data))
+    opened = open_existing(storage)
+    check_fingerprint(opened, facts)
+    return opened
+
+
+def check_fingerprint(run: RunDirectory, facts: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run under other settings or data.
+
+    Raises:
+        ConfigMismatchError: The facts differ from the frozen ones; the message lists how.
+    """
+    frozen = run.manifest["fingerprint"]
+    if frozen["sha256"] != digest_of(facts):
+        raise ConfigMismatchError(run.run_id, differences(frozen["covers"], facts))
+
+
+def open_existing(storage: Storage) -> RunDirectory:
+    """Open a run to read it.
+
+    Raises:
+        RunNotFoundError: There is no ``run.json``.
+        CorruptRunError: ``run.json`` is damaged, or of a later format.
+    """
+    try:
+        data = with_retries(lambda: storage.get(MANIFEST))
+    except ObjectNotFoundError:
+        raise RunNotFoundError(
+            f"There is no run at {storage.url} (no {MANIFEST} there). 'batchmill ls' lists the runs."
+        ) from None
+    manifest = unseal(data, f"{storage.url}/{MANIFEST}")
+    if manifest["format"] != FORMAT:
+        raise CorruptRunError(
+            f"{storage.url} has format {manifest['format']}; this version of Batchmill reads format {FORMAT}."
+        )
+    grid = Grid(manifest["samples"], manifest["batch_size"], manifest["chunk_batches"])
+    return RunDirectory(manifest["run_id"], storage, manifest, grid, CommitLog(storage, grid.chunks))

@@ -1,0 +1,120 @@
+"""What a processor hands over besides rows: files, reports and links; kept with the chunk it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from batchmill.contracts.storage import Storage
+from batchmill.contracts.tracker import MetricsRecord, Tracker
+from batchmill.engine.commit_log import FILES, with_retries
+from batchmill.engine.run_directory import LINKS, REPORTS
+from batchmill.engine.serialization import canonical_json, sha256_hex
+from batchmill.errors import ModelError
+from batchmill.tracked_values import check_report
+
+Announce = Callable[[str, int, Mapping[str, Any]], None]
+
+
+class Sideline:
+    """Collects files, reports and links of one worker; the engine opens and closes chunks.
+
+    Args:
+        storage: The run's storage.
+        tracker: Where reports and links also go.
+        run_id: The run.
+        rank: This worker.
+        announce: Called with each report that is stored (group, steps_completed, metrics).
+    """
+
+    def __init__(
+        self, storage: Storage, tracker: Tracker, run_id: str, rank: int, announce: Announce
+    ) -> None:
+        self._storage, self._tracker = storage, tracker
+        self._run_id, self._rank, self._announce = run_id, rank, announce
+        self._in_chunk = False
+        self._files: dict[str, bytes] = {}
+        self._reports: list[dict[str, Any]] = []
+        self._seen: dict[tuple[str, int], set[str]] = {}
+        self._seen_before_chunk: dict[tuple[str, int], set[str]] = {}
+
+    def open_chunk(self) -> None:
+        """Keep what comes from now on for the chunk."""
+        self._in_chunk = True
+        self._seen_before_chunk = {key: set(names) for key, names in self._seen.items()}
+
+    def close_chunk(self) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
+        """Return the chunk's files and reports, and store what comes afterwards at once."""
+        files, reports = self._files, self._reports
+        self._in_chunk, self._files, self._reports = False, {}, []
+        return files, reports
+
+    def drop_chunk(self) -> None:
+        """Forget what an abandoned chunk handed over."""
+        self.close_chunk()
+        self._seen = self._seen_before_chunk
+
+    def add_files(self, files: Mapping[str, bytes]) -> None:
+        """Take the files of one ``upload_path()`` block, by relative path."""
+        if not self._in_chunk:
+            for name, data in files.items():
+                path = f"{FILES}/rank-{self._rank:05d}/{name}"
+                with_retries(lambda path=path, data=data: self._storage.put(path, data))  # type: ignore[misc]
+            return
+        for name in files:
+            if name in self._files:
+                raise ModelError(
+                    f"upload_path() was given a file {name!r} twice within one chunk; the first would be lost. "
+                    f"Put the batch number into the name."
+                )
+        self._files.update(files)
+
+    def report(self, group: str, steps_completed: int, metrics: Mapping[str, Any]) -> None:
+        """Take one report, see ``TorchBatchProcessorContext.report_metrics``."""
+        plain = check_report(group, steps_completed, metrics)
+        seen = self._seen.setdefault((group, steps_completed), set())
+        again = sorted(seen & plain.keys())
+        if again:
+            raise ModelError(
+                f"Metrics {', '.join(again)} were reported before for group {group!r} at step {steps_completed}. "
+                f"Report under another step or group."
+            )
+        seen.update(plain)
+        report = {
+            "group": group,
+            "steps_completed": steps_completed,
+            "metrics": plain,
+            "rank": self._rank,
+            "time": datetime.now(UTC).isoformat(timespec="microseconds"),
+        }
+        if self._in_chunk:
+            self._reports.append(report)
+            return
+        key = sha256_hex(canonical_json([group, steps_completed, sorted(plain), self._rank]))[:16]
+        path = f"{REPORTS}/{group}.{steps_completed}.{key}.json"
+        with_retries(lambda: self._storage.put(path, canonical_json(report)))
+        self.deliver([report])
+
+    def link(self, checkpoint_uuid: str, model_name: str | None, version: int | None) -> None:
+        """Record which checkpoint the run uses."""
+        link = {"checkpoint": checkpoint_uuid, "model": model_name, "version": version}
+        data = canonical_json(link)
+        path = f"{LINKS}/{sha256_hex(data)[:16]}.json"
+        with_retries(lambda: self._storage.put(path, data))
+        self._tracker.link_run(self._run_id, self._storage.url, checkpoint_uuid, model_name, version)
+
+    def deliver(self, reports: list[Mapping[str, Any]] | list[dict[str, Any]]) -> None:
+        """Pass committed reports on to the tracker and to whoever listens; repeating it changes nothing."""
+        for report in reports:
+            self._tracker.report(
+                MetricsRecord(
+                    run_id=self._run_id,
+                    group=report["group"],
+                    steps_completed=report["steps_completed"],
+                    metrics=report["metrics"],
+                    end_time=report["time"],
+                    rank=report["rank"],
+                )
+            )
+            self._announce(report["group"], report["steps_completed"], report["metrics"])

@@ -1,0 +1,166 @@
+"""A worker inside an environment that somebody else made: torchrun, SLURM or Kubernetes."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import TYPE_CHECKING, TypeVar
+
+from batchmill.contracts.distributed import DistributedContext
+from batchmill.contracts.launcher import Launcher
+from batchmill.contracts.run import RunRequest, RunResult
+from batchmill.errors import ConfigError, WorkerError
+
+if TYPE_CHECKING:
+    from torch.distributed import TCPStore
+
+RUN_ID_VARIABLE = "BATCHMILL_RUN_ID"
+# Seconds for one call to the launcher's store; a stopped store host would otherwise block for ever.
+STORE_DEADLINE = 30.0
+
+T = TypeVar("T")
+
+
+class EnvironmentLauncher(Launcher):
+    """Is one worker of a group that torchrun, SLURM or Kubernetes started, as its environment says.
+
+    Reads RANK and WORLD_SIZE (SLURM_PROCID and SLURM_NTASKS) with their LOCAL_ companions. Chunks are claimed
+    through torchrun's own store where there is one; no process group is made.
+
+    Args:
+        distributed: Where this worker stands, if the caller knows better than the environment.
+    """
+
+    def __init__(self, distributed: DistributedContext | None = None) -> None:
+        self._distributed = distributed
+
+    def launch(self, request: RunRequest) -> RunResult:
+        """Do this worker's part and return the run's result."""
+        from batchmill.engine.run import Surroundings
+        from batchmill.engine.stopping import stop_on_signals
+        from batchmill.launch.in_process import run_with_progress
+        from batchmill.launch.run_lock import RunLock
+        from batchmill.plugin_manager import get_catalog
+
+        distributed = self._distributed or read_environment(os.environ)
+        store = _agent_store(os.environ)
+        run_id = request.run_id or agree_on_run_id(os.environ, distributed, store)
+        request = dataclasses.replace(request, run_id=run_id)
+        if distributed.rank != 0:  # one worker tells how the run goes
+            request = dataclasses.replace(request, callbacks={})
+        surroundings = Surroundings(distributed=distributed)
+        if store is not None:
+            surroundings.counter = lambda: _within_deadline(lambda: int(store.add(_counter_key(run_id), 1))) - 1
+        lock = RunLock(join=request.join) if distributed.rank == 0 else None
+        with stop_on_signals(surroundings.stop):
+            if lock is None:
+                return run_with_progress(request, get_catalog().registry, surroundings, None)
+            with lock:
+                return run_with_progress(request, get_catalog().registry, surroundings, lock)
+
+
+def started_by_launcher(environ: Mapping[str, str]) -> bool:
+    """Return whether a launcher made this process one of several workers."""
+    return ("RANK" in environ and "WORLD_SIZE" in environ) or (
+        "SLURM_PROCID" in environ and int(environ.get("SLURM_NTASKS", "1")) > 1
+    )
+
+
+def read_environment(environ: Mapping[str, str]) -> DistributedContext:
+    """Return where this worker stands.
+
+    Args:
+        environ: The process environment.
+
+    Raises:
+        ConfigError: Variables are missing, or contradict each other.
+    """
+    if "RANK" in environ and "WORLD_SIZE" in environ:
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE")
+    elif "SLURM_PROCID" in environ and "SLURM_NTASKS" in environ:
+        names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE", "SLURM_NODEID", "SLURM_NNODES")
+    else:
+        raise ConfigError(
+            "launcher=environment needs RANK and WORLD_SIZE (torchrun, Kubernetes) or SLURM_PROCID and SLURM_NTASKS, "
+            "and the environment has neither. Use launcher=local on one machine."
+        )
+    try:
+        rank, size = int(environ[names[0]]), int(environ[names[1]])
+        local_size = int(environ.get(names[3], size))
+        local_rank = int(environ.get(names[2], rank % local_size))
+        cross_size = int(environ.get(names[5], -(-size // local_size)))
+        cross_rank = int(environ.get(names[4], rank // local_size))
+        return DistributedContext(rank, size, local_rank, local_size, cross_rank, cross_size)
+    except ValueError as error:
+        given = ", ".join(f"{name}={environ[name]}" for name in names if name in environ)
+        raise ConfigError(f"The environment describes no worker: {error} Given: {given}.") from error
+
+
+def agree_on_run_id(environ: Mapping[str, str], distributed: DistributedContext, store: TCPStore | None) -> str:
+    """Return a run id that every rank of this launch comes to by itself.
+
+    Taken from ``BATCHMILL_RUN_ID``, else from the SLURM job (which a requeued job keeps, and so resumes), else from
+    torchrun's store, where the first rank's proposal stands.
+
+    Raises:
+        ConfigError: There is nothing that ranks could agree by.
+    """
+    from batchmill.launch.naming import new_run_id
+
+    if environ.get(RUN_ID_VARIABLE):
+        return environ[RUN_ID_VARIABLE]
+    if store is not None:
+        proposed = new_run_id()  # unique, so the value that comes back tells who was first
+        agreed: bytes = _within_deadline(lambda: store.compare_set("batchmill/run_id", "", proposed))
+        return agreed.decode()
+    if "SLURM_JOB_ID" in environ:
+        return f"slurm-{environ['SLURM_JOB_ID']}-{environ.get('SLURM_STEP_ID', '0')}"
+    if distributed.size == 1:
+        return new_run_id()
+    raise ConfigError(
+        f"{distributed.size} workers must agree on a run_id, and this environment gives them nothing to agree by. "
+        f"Set run_id, or the variable {RUN_ID_VARIABLE}, to the same value on every worker."
+    )
+
+
+def _agent_store(environ: Mapping[str, str]) -> TCPStore | None:
+    """Return torchrun's own store as a client; never one that would listen on a port."""
+    if environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    from datetime import timedelta
+
+    from torch.distributed import TCPStore
+
+    host, port = environ["MASTER_ADDR"], int(environ["MASTER_PORT"])
+    return TCPStore(host, port, is_master=False, timeout=timedelta(seconds=STORE_DEADLINE))
+
+
+def _counter_key(run_id: str) -> str:
+    # Counting begins anew when torchrun restarts the group.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return "batchmill/" + re.sub(r"[^A-Za-z0-9._-]", "_", f"{run_id}/{attempt}")
+
+
+def _within_deadline(call: Callable[[], T]) -> T:
+    """Return what a store call returns, or give up: a stopped store host ignores the store's own time-out."""
+    answer: Future[T] = Future()
+
+    def ask() -> None:
+        try:
+            answer.set_result(call())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, name="batchmill-store", daemon=True).start()
+    try:
+        return answer.result(STORE_DEADLINE)
+    except FutureTimeoutError:
+        raise WorkerError(
+            f"The launcher's store did not answer within {STORE_DEADLINE:.0f} s; its host may be gone or stopped. What "
+            f"is committed stays; start the run again with the same run_id."
+        ) from None

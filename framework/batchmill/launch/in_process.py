@@ -1,0 +1,62 @@
+"""One worker in this process: scripts, notebooks, debuggers."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from batchmill.components import ComponentRegistry
+from batchmill.contracts.launcher import Launcher
+from batchmill.contracts.run import RunRequest, RunResult
+from batchmill.engine.run import Surroundings, execute
+from batchmill.engine.run_directory import RunDirectory
+from batchmill.engine.stopping import stop_on_signals
+from batchmill.launch.callbacks import build_callbacks
+from batchmill.launch.naming import new_run_id
+from batchmill.launch.progress import ProgressTicker
+from batchmill.launch.run_lock import RunLock
+from batchmill.plugin_manager import get_catalog, make_run_manager
+
+
+class InProcessLauncher(Launcher):
+    """Runs the one worker right here.
+
+    SIGTERM and SIGUSR1 make it stop after the chunk in progress. So does Ctrl-C, after which KeyboardInterrupt is
+    raised, as a script expects; a second Ctrl-C drops the chunk.
+    """
+
+    def launch(self, request: RunRequest) -> RunResult:
+        """Run to the end and return the result."""
+        registry = get_catalog().registry
+        if request.run_id is None:
+            request = dataclasses.replace(request, run_id=new_run_id())
+        surroundings = Surroundings()
+        lock = RunLock(join=request.join)
+        with stop_on_signals(surroundings.stop), lock:
+            result = run_with_progress(request, registry, surroundings, lock)
+        if surroundings.stop.interrupted and not result.complete:
+            raise KeyboardInterrupt(f"run {result.run_id} was interrupted; the same run_id resumes it")
+        return result
+
+
+def run_with_progress(
+    request: RunRequest, registry: ComponentRegistry, surroundings: Surroundings, lock: RunLock | None
+) -> RunResult:
+    """Execute one worker's part, telling callbacks how far it is.
+
+    Args:
+        request: The run.
+        registry: All components.
+        surroundings: What the launcher gives; ``opened`` and ``callbacks`` are set here.
+        lock: Taken once the run is open; None where another process holds it.
+    """
+    rank, progress = surroundings.distributed.rank, surroundings.progress
+    surroundings.callbacks = build_callbacks(request, registry)
+    with ProgressTicker(make_run_manager(surroundings.callbacks), lambda: {rank: progress.samples}) as ticker:
+
+        def opened(run: RunDirectory, committed: set[int]) -> None:
+            if lock is not None:
+                lock.take(run.storage)
+            ticker.begin(run.grid.samples, run.grid.samples_in(committed))
+
+        surroundings.opened = opened
+        return execute(request, registry, surroundings)
