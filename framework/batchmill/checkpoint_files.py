@@ -6,12 +6,20 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from batchmill.contracts.tracker import FileDigest
 from batchmill.errors import ModelError
 
 _LISTED_CHANGES = 10
+
+
+@dataclass(frozen=True)
+class FileDigest:
+    """Size in bytes and SHA-256 (hex) of one file's contents."""
+
+    bytes: int
+    sha256: str
 
 
 def read_files(location: Path) -> dict[str, FileDigest]:
@@ -39,8 +47,8 @@ def read_files(location: Path) -> dict[str, FileDigest]:
         for name in folders:
             if Path(folder, name).is_symlink():
                 raise ModelError(
-                    f"Checkpoint {location} holds a link to a directory, {Path(folder, name)}, whose files would "
-                    f"not be covered by the checkpoint's digest. Put the files there instead."
+                    f"Checkpoint {location} holds a link to a directory, {Path(folder, name)}, whose "
+                    f"files its digest would not cover. Put the files there instead."
                 )
         for name in names:
             path = Path(folder, name)

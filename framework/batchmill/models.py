@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from batchmill.checkpoint_files import describe_changes, digest_files, read_files
+from batchmill.checkpoint_files import FileDigest, describe_changes, digest_files, read_files
 from batchmill.contracts.tracker import CheckpointRecord, MetricsRecord, ModelRecord, Tracker, VersionRecord
 from batchmill.errors import ModelError, did_you_mean
 from batchmill.tracked_values import LATEST, check_json, check_labels, check_report
@@ -45,9 +46,10 @@ class Checkpoint:
         """
         now = read_files(self.path)
         if digest_files(now) != self.digest:
+            before = {path: FileDigest(**entry) for path, entry in self._record.files.items()}
             raise ModelError(
                 f"Checkpoint {self.uuid} at {self.location} was changed since it was registered: "
-                f"{describe_changes(self._record.files, now)}. Bring the old files back, or register the "
+                f"{describe_changes(before, now)}. Bring the old files back, or register the "
                 f"present ones as a new version."
             )
 
@@ -202,7 +204,8 @@ def add_checkpoint(tracker: Tracker, location: Path | str, metadata: Mapping[str
     path = Path(location).expanduser().absolute()
     files = read_files(path)
     checked = check_json(metadata, "The checkpoint's metadata")
-    return Checkpoint(tracker, tracker.add_checkpoint(str(path), digest_files(files), files, checked))
+    entries = {name: asdict(file) for name, file in files.items()}
+    return Checkpoint(tracker, tracker.add_checkpoint(str(path), digest_files(files), entries, checked))
 
 
 def find_version(versions: list[VersionRecord], model_name: str, version: int | str) -> VersionRecord:

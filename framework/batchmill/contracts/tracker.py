@@ -30,14 +30,6 @@ class ModelRecord:
 
 
 @dataclass(frozen=True)
-class FileDigest:
-    """Size in bytes and SHA-256 (hex) of one file's contents."""
-
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
 class CheckpointRecord:
     """A checkpoint: a directory (or one file) whose contents are known by their digest.
 
@@ -45,7 +37,7 @@ class CheckpointRecord:
         uuid: Its name, made by the tracker.
         location: Absolute path of the directory or file.
         digest: SHA-256 over ``files``, see ``batchmill.checkpoint_files``.
-        files: Relative path (with ``/``) to digest, for every file.
+        files: Every file's relative path (with ``/``) to its ``{"bytes": int, "sha256": hex}``.
         metadata: JSON values.
         created: When it was registered, ISO 8601 in UTC.
     """
@@ -53,7 +45,7 @@ class CheckpointRecord:
     uuid: str
     location: str
     digest: str
-    files: Mapping[str, FileDigest] = field(default_factory=dict)
+    files: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     created: str = ""
 
@@ -112,8 +104,8 @@ class Tracker(ABC):
     """Stores models and metrics.
 
     Building one is cheap and touches nothing; reading from one that was never written to finds nothing and
-    leaves nothing behind. Many processes and threads may use the same one at once. Values are checked by the caller
-    (``batchmill.client``, ``batchmill.models``): a tracker stores what it is given.
+    leaves nothing behind. Many processes and threads may use the same one at once. Values are checked by the
+    caller (``batchmill.client``, ``batchmill.models``): a tracker stores what it is given.
     """
 
     @abstractmethod
@@ -140,7 +132,7 @@ class Tracker(ABC):
 
     @abstractmethod
     def add_checkpoint(
-        self, location: str, digest: str, files: Mapping[str, FileDigest], metadata: Mapping[str, Any]
+        self, location: str, digest: str, files: Mapping[str, Any], metadata: Mapping[str, Any]
     ) -> CheckpointRecord:
         """Register a checkpoint. The same location, digest and metadata give the same checkpoint again."""
 
@@ -159,8 +151,8 @@ class Tracker(ABC):
         """Add the next version of a model. Repeating it with the same values returns the same version.
 
         Raises:
-            ModelError: The model or checkpoint is unknown, or the checkpoint is already a version of the model
-                with another name, comment or labels.
+            ModelError: The model or checkpoint is unknown, or the checkpoint is already a version of the
+                model with another name, comment or labels.
         """
 
     @abstractmethod
