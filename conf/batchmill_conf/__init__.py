@@ -1,1 +1,1 @@
-"""YAML presets and the root of the composed configuration."""
+"""The root of the composed configuration (``config.yaml``) and presets, one folder per kind."""

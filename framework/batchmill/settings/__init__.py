@@ -1,0 +1,37 @@
+"""The border to Hydra and OmegaConf: overrides and presets go in, plain checked values come out.
+
+Nothing behind this package sees a ``DictConfig``, and nothing in it imports torch.
+
+========================  ========================================================================
+``compose``               command-line overrides -> ``RunRequest``
+``compose_config``        the same, as the plain mapping that ``--cfg job`` prints
+``from_mapping``          a plain mapping of that shape -> ``RunRequest``
+``expand``                overrides with sweeps (``model.version=1,2,3``) -> one list per job
+``check``                 one component's name and settings -> ``Selection``
+``to_yaml``               a plain mapping as YAML
+========================  ========================================================================
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from batchmill.settings.bind import check as check
+    from batchmill.settings.compose import SweepJob as SweepJob
+    from batchmill.settings.compose import compose as compose
+    from batchmill.settings.compose import compose_config as compose_config
+    from batchmill.settings.compose import expand as expand
+    from batchmill.settings.compose import from_mapping as from_mapping
+    from batchmill.settings.compose import to_yaml as to_yaml
+
+__all__ = ["SweepJob", "check", "compose", "compose_config", "expand", "from_mapping", "to_yaml"]
+
+
+# Hydra takes a third of a second to import, so the first use of a name loads it, and not this package.
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'batchmill.settings' has no attribute {name!r}")
+    module = importlib.import_module(f"batchmill.settings.{'bind' if name == 'check' else 'compose'}")
+    return getattr(module, name)
