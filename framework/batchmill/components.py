@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib
 import inspect
@@ -9,13 +10,14 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
+from functools import partial
 from typing import Any, get_type_hints
 
-from batchmill.errors import DuplicateComponentError, PluginError, UnknownComponentError
+from batchmill.errors import DuplicateComponentError, PluginError, UnknownComponentError, did_you_mean
 
 
-class Kind(str, Enum):
+class Kind(StrEnum):
     """The kinds of components; each is a config group of the same name."""
 
     PROCESSOR = "processor"
@@ -86,10 +88,16 @@ class Component:
             module = importlib.import_module(module_name)
         except ImportError as error:
             raise PluginError(
-                f"{self.kind.noun} {self.name!r} of plugin {self.plugin} needs a module that cannot be imported: "
-                f"{error}. Install what the plugin's documentation names for it."
+                f"{self.kind.noun} {self.name!r} of plugin {self.plugin} needs a module that cannot be "
+                f"imported: {error}. Install what the plugin's documentation names for it."
             ) from error
-        found: Callable[..., Any] = getattr(module, attribute)
+        try:
+            found: Callable[..., Any] = getattr(module, attribute)
+        except AttributeError:
+            raise PluginError(
+                f"{self.kind.noun} {self.name!r} of plugin {self.plugin} is registered as {self.factory!r}, "
+                f"but module {module_name!r} has no {attribute!r}.{did_you_mean(attribute, vars(module))}"
+            ) from None
         return found
 
 
@@ -97,8 +105,8 @@ def setting(resolve: Kind | None = None, fingerprint: bool = True, **kwargs: Any
     """Return a dataclass field for a schema with Batchmill's own properties.
 
     Args:
-        resolve: The value is the name of a registered component of this kind (or ``module:attribute`` where imports
-            are allowed); the factory receives the registered object in its place.
+        resolve: The value is the name of a registered component of this kind (or ``module:attribute`` where
+            imports are allowed); the factory receives the registered object in its place.
         fingerprint: Whether a change of this setting may change results, and is so refused on resume.
         **kwargs: As for ``dataclasses.field``.
     """
@@ -127,8 +135,8 @@ class ComponentRegistry:
         Args:
             kind: What it is.
             name: The name that config uses: letters, digits and ``_``.
-            factory: Called as ``factory(*runtime arguments of its kind, **settings)``. ``"module:attribute"`` puts
-                the import off until the component is used, which keeps heavy imports out of ``--help``.
+            factory: Called as ``factory(*runtime arguments of its kind, **settings)``. ``"module:attribute"``
+                puts the import off until the component is used, which keeps heavy imports out of ``--help``.
             schema: Dataclass of the settings; derived from the factory's signature if left out.
             aliases: Other names.
             summary: One line for people; by default the first line of the factory's docstring.
@@ -142,8 +150,8 @@ class ComponentRegistry:
         for each in (name, *aliases):
             if not _NAME.fullmatch(each):
                 raise PluginError(
-                    f"Plugin {plugin} registers {kind.noun} {each!r}; a name starts with a letter and has only "
-                    f"letters, digits and '_'."
+                    f"Plugin {plugin} registers {kind.noun} {each!r}; a name starts with a letter and has "
+                    f"only letters, digits and '_'."
                 )
             taken = self._components.get((kind, each))
             if taken is not None:
@@ -151,14 +159,21 @@ class ComponentRegistry:
         if schema is None and kind not in PLAIN_KINDS:
             if isinstance(factory, str):
                 raise PluginError(
-                    f"Plugin {plugin} registers {kind.noun} {name!r} by path ({factory}) and must give its schema."
+                    f"Plugin {plugin} registers {kind.noun} {name!r} by path ({factory}) and must give its "
+                    f"schema."
                 )
             schema = schema_from_signature(kind, name, factory)
         if schema is not None and not dataclasses.is_dataclass(schema):
-            raise PluginError(f"The schema of {kind.noun} {name!r} of plugin {plugin} is {schema!r}, not a dataclass.")
+            raise PluginError(
+                f"The schema of {kind.noun} {name!r} of plugin {plugin} is {schema!r}, not a dataclass."
+            )
+        if schema is not None and "name" in {field.name for field in dataclasses.fields(schema)}:
+            raise PluginError(
+                f"The schema of {kind.noun} {name!r} of plugin {plugin} has a field 'name', which config "
+                f"needs for the component's own name. Call it something else."
+            )
         if not summary:
-            described = schema if isinstance(factory, str) else factory
-            summary = (inspect.getdoc(described) or "").partition("\n")[0]
+            summary = _first_line(schema if isinstance(factory, str) else factory)
         component = Component(kind, name, factory, schema, plugin, version, tuple(aliases), summary)
         for each in (name, *aliases):
             self._components[kind, each] = component
@@ -211,7 +226,7 @@ def schema_from_signature(kind: Kind, name: str, factory: Callable[..., Any]) ->
     """
     runtime = RUNTIME_ARGUMENTS.get(kind, ())
     try:
-        target = factory.__init__ if inspect.isclass(factory) else factory  # type: ignore[misc]
+        target = factory.__init__ if inspect.isclass(factory) else factory
         hints = get_type_hints(target)
     except (NameError, TypeError):  # names under TYPE_CHECKING only: fall back to untyped settings
         hints = {}
@@ -220,19 +235,28 @@ def schema_from_signature(kind: Kind, name: str, factory: Callable[..., Any]) ->
     for parameter in parameters:
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             raise PluginError(
-                f"No schema can be derived for {kind.noun} {name!r}: parameter {parameter} of its factory is not a "
-                f"plain named parameter. Register it with schema=YourDataclass."
+                f"No schema can be derived for {kind.noun} {name!r}: parameter {parameter} of its factory "
+                f"is not a plain named parameter. Register it with schema=YourDataclass."
             )
         hint = hints.get(parameter.name, Any)
         default = parameter.default
         if default is parameter.empty:
             specs.append((parameter.name, hint, dataclasses.field()))
         elif isinstance(default, (list, dict, set)):
-            specs.append((parameter.name, hint, dataclasses.field(default_factory=lambda value=default: type(value)(value))))
+            specs.append(
+                (parameter.name, hint, dataclasses.field(default_factory=partial(copy.copy, default)))
+            )
         else:
             specs.append((parameter.name, hint, dataclasses.field(default=default)))
     specs.sort(key=lambda spec: _has_default(spec[2]))  # dataclasses want required fields first
     return dataclasses.make_dataclass(f"{name}_settings", specs)
+
+
+def _first_line(described: Any) -> str:
+    """Return the first line of an object's own docstring: not a base's, and not one made by ``dataclass``."""
+    doc = getattr(described, "__doc__", None) or ""
+    made = dataclasses.is_dataclass(described) and doc.startswith(f"{getattr(described, '__name__', '')}(")
+    return "" if made else inspect.cleandoc(doc).partition("\n")[0]
 
 
 def _has_default(spec: dataclasses.Field[Any]) -> bool:

@@ -44,8 +44,8 @@ class PluginInfo:
 class Catalog:
     """All plugins of the process and the components they offer.
 
-    Discovery is in the order of sorted entry-point names and never depends on how they were installed. A plugin
-    that fails, at import or at registration, is kept in ``plugins`` with its error and harms no other.
+    Discovery is in the order of sorted entry-point names and never depends on how they were installed. A
+    plugin that fails, at import or at registration, is kept in ``plugins`` with its error and harms no other.
     """
 
     def __init__(self) -> None:
@@ -86,7 +86,7 @@ class Catalog:
         try:
             plugin = point.load()
             self.register(plugin, point.name, version)
-        except Exception as error:  # a foreign plugin may fail in any way; its error is kept and shown
+        except (Exception, SystemExit) as error:  # a foreign plugin may fail in any way; its error is shown
             message = f"{type(error).__name__}: {error}"
             self.plugins[point.name] = PluginInfo(point.name, point.value, version, "failed", message)
 
@@ -94,9 +94,14 @@ class Catalog:
         """Register a plugin module or object, as discovery does; all of it or nothing.
 
         Raises:
-            PluginError: It has no marked hook, a misspelt one, or a hook without its marker.
+            PluginError: It has no marked hook, a misspelt one, or a hook without its marker; or it, or
+                another plugin of that name, is registered already.
             DuplicateComponentError: It offers a name that another plugin has.
         """
+        if self._manager.has_plugin(name):
+            raise PluginError(f"A plugin named {name!r} is registered already: {self.plugins[name].module}.")
+        if self._manager.is_registered(plugin):
+            raise PluginError(f"Plugin {name} is registered already, as {self._manager.get_name(plugin)!r}.")
         _refuse_unmarked(plugin, CatalogSpecs, name)
         with self.registry.owned_by(name, version):
             try:
@@ -117,22 +122,34 @@ class Catalog:
         self.plugins[name] = PluginInfo(name, module, version, "loaded")
 
     def config_packages(self) -> list[str]:
-        """Return the preset packages of all plugins, in plugin order.
+        """Return the preset packages of all plugins, ordered by plugin name.
 
         Raises:
-            PluginError: A package does not exist; Hydra would pass over it in silence.
+            PluginError: A package does not exist (Hydra would pass over it in silence), or the hook fails.
         """
         packages: list[str] = []
-        for name in sorted(self.plugins):
-            plugin = self._manager.get_plugin(name)
-            if plugin is None or not hasattr(plugin, "config_packages"):
-                continue
-            for package in plugin.config_packages():
+        hooks = self._manager.hook.config_packages.get_hookimpls()
+        for hook in sorted(hooks, key=lambda hook: hook.plugin_name):
+            instead = f"Repair the plugin, or leave it out with {DISABLE_VARIABLE}={hook.plugin_name}."
+            try:
+                offered: Any = hook.function()
+            except Exception as error:
+                raise PluginError(
+                    f"Plugin {hook.plugin_name} fails to name its preset packages: {type(error).__name__}: "
+                    f"{error}. {instead}"
+                ) from error
+            if isinstance(offered, str):
+                raise PluginError(
+                    f"Plugin {hook.plugin_name} gives its preset packages as the text {offered!r}; expected "
+                    f"a list of names. {instead}"
+                )
+            for package in offered:
                 try:
                     importlib.resources.files(package)
-                except ModuleNotFoundError as error:
+                except (ImportError, TypeError, ValueError) as error:
                     raise PluginError(
-                        f"Plugin {name} ships presets in package {package!r}, which cannot be found: {error}."
+                        f"Plugin {hook.plugin_name} ships presets in package {package!r}, which cannot be "
+                        f"found: {error}. {instead}"
                     ) from error
                 packages.append(package)
         return packages
@@ -154,7 +171,7 @@ def make_run_manager(components: Iterable[tuple[str, object]]) -> pluggy.PluginM
     """Return the manager that tells one run's components what happens.
 
     Args:
-        components: The selected instances with their config keys, in config order, which becomes the call order.
+        components: The selected instances with their config keys, in config order, which becomes call order.
 
     Raises:
         MissingHookimplError: A component has a method named like a run hook without the marker.
@@ -165,7 +182,7 @@ def make_run_manager(components: Iterable[tuple[str, object]]) -> pluggy.PluginM
     for key, component in reversed(list(components)):  # pluggy calls the last registered first
         _refuse_unmarked(component, RunSpecs, key)
         try:
-            manager.register(component, name=key)
+            manager.register(_Hooks(component), name=key)
         except pluggy.PluginValidationError as error:
             raise PluginError(f"Component {key} does not fit the run hooks: {error}") from error
     try:
@@ -175,11 +192,34 @@ def make_run_manager(components: Iterable[tuple[str, object]]) -> pluggy.PluginM
     return manager
 
 
+class _Hooks:
+    """The marked methods of one component.
+
+    They are registered in the component's place because pluggy compares plugins with ``==``: two callbacks
+    that are equal dataclasses are still two callbacks, and ``==`` of an array is no answer at all.
+    """
+
+    def __init__(self, component: object) -> None:
+        for name in dir(component):
+            if _is_marked(_static(component, name)):
+                setattr(self, name, getattr(component, name))
+
+
 def _refuse_unmarked(component: object, specs: type, name: str) -> None:
     for hook in _hook_names(specs):
-        method = getattr(component, hook, None)
-        if callable(method) and not hasattr(method, f"{PROJECT}_impl"):
+        method = _static(component, hook)
+        if callable(method) and not _is_marked(method):
             raise MissingHookimplError(name, hook)
+
+
+def _static(component: object, name: str) -> object:
+    """Return an attribute without running properties or ``__getattr__``: they load data or invent methods."""
+    found = inspect.getattr_static(component, name, None)
+    return found.__func__ if isinstance(found, (staticmethod, classmethod)) else found
+
+
+def _is_marked(method: object) -> bool:
+    return inspect.isroutine(method) and hasattr(method, f"{PROJECT}_impl")
 
 
 def _hook_names(specs: type) -> list[str]:

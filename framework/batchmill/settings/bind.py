@@ -183,9 +183,7 @@ def _refuse_import(kind: Kind, name: str, where: str, catalog: Catalog, allow_im
         raise ConfigError(f"{where}={name} cannot be imported: expected module:attribute, as in nets:Net.")
 
 
-def _merged(
-    node: DictConfig, values: Mapping[str, Any], where: str
-) -> tuple[dict[str, Any], list[str]]:
+def _merged(node: DictConfig, values: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
     """Return ``values`` over the typed ``node`` as plain JSON values, and the keys that have no value yet."""
     try:
         merged = OmegaConf.merge(node, escape(dict(values)))

@@ -41,10 +41,6 @@ def _make_node(component: Component, schema: type[Any]) -> DictConfig:
     specs: list[Any] = [(NAME_KEY, str, dataclasses.field(default=component.name))]
     hints = field_types(schema)
     for field in dataclasses.fields(schema):
-        if field.name == NAME_KEY:
-            raise PluginError(
-                f"{whose} has a field 'name', which config needs for the component's own name. Rename it."
-            )
         default: Any = dataclasses.field()
         if field.default is not dataclasses.MISSING:
             default = dataclasses.field(default=field.default)

@@ -106,8 +106,8 @@ class Session:
             places = self._ambiguous.get(default.config_path or "")
             if places:
                 raise ConfigError(
-                    f"{default.config_path!r} is defined in several places: {', '.join(places)}. A preset needs "
-                    f"a name that no component and no other preset of its group has; rename one."
+                    f"{default.config_path!r} is defined in several places: {', '.join(places)}. A preset "
+                    f"needs a name that no component and no other preset of its group has; rename one."
                 )
 
     @contextmanager
