@@ -146,7 +146,7 @@ def run(
         ConfigError: The overrides do not fit.
         BatchmillError: The run failed; what is committed stays.
     """
-    given = {
+    given: dict[str, Any] = {
         name: Selection("", instance=value)
         for name, value in (("processor", processor), ("dataset", dataset))
         if value is not None

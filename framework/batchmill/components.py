@@ -159,14 +159,11 @@ class ComponentRegistry:
         if schema is None and kind not in PLAIN_KINDS:
             if isinstance(factory, str):
                 raise PluginError(
-                    f"Plugin {plugin} registers {kind.noun} {name!r} by path ({factory}) and must give its "
-                    f"schema."
+                    f"Plugin {plugin} registers {kind.noun} {name!r} by path ({factory}) and must give its schema."
                 )
             schema = schema_from_signature(kind, name, factory)
         if schema is not None and not dataclasses.is_dataclass(schema):
-            raise PluginError(
-                f"The schema of {kind.noun} {name!r} of plugin {plugin} is {schema!r}, not a dataclass."
-            )
+            raise PluginError(f"The schema of {kind.noun} {name!r} of plugin {plugin} is {schema!r}, not a dataclass.")
         if schema is not None and "name" in {field.name for field in dataclasses.fields(schema)}:
             raise PluginError(
                 f"The schema of {kind.noun} {name!r} of plugin {plugin} has a field 'name', which config "
@@ -243,9 +240,7 @@ def schema_from_signature(kind: Kind, name: str, factory: Callable[..., Any]) ->
         if default is parameter.empty:
             specs.append((parameter.name, hint, dataclasses.field()))
         elif isinstance(default, (list, dict, set)):
-            specs.append(
-                (parameter.name, hint, dataclasses.field(default_factory=partial(copy.copy, default)))
-            )
+            specs.append((parameter.name, hint, dataclasses.field(default_factory=partial(copy.copy, default))))
         else:
             specs.append((parameter.name, hint, dataclasses.field(default=default)))
     specs.sort(key=lambda spec: _has_default(spec[2]))  # dataclasses want required fields first

@@ -69,8 +69,9 @@ class RunSpecs:
 
     @hookspec
     def on_checkpoint_start(self, chunk: int) -> None:
-        """All ranks, at each of their chunks' end, after the processor's ``on_checkpoint_start`` and before the
-        partials are taken.
+        """All ranks, at each of their chunks' end.
+
+        Called after the processor's ``on_checkpoint_start`` and before the partials are taken.
         """
 
     @hookspec
@@ -90,8 +91,9 @@ class RunSpecs:
 
     @hookspec
     def report_metrics(self, group: str, steps_completed: int, metrics: Mapping[str, Any]) -> None:
-        """Any rank, when metrics reported through the context, or the run's final metrics (group ``validation``),
-        are committed. A resumed run may repeat a call with equal arguments, so implementations are idempotent.
+        """Any rank, when metrics are committed: reported ones, and the run's final ones (group ``validation``).
+
+        A resumed run may repeat a call with equal arguments, so implementations are idempotent.
         """
 
     @hookspec

@@ -240,7 +240,9 @@ class _Verifier:
         run = self._run
         missing = run.log.missing()
         if missing:
-            self._problems.append(f"{RESULT} says complete, but {len(missing)} chunks have no record, first {missing[0]}.")
+            self._problems.append(
+                f"{RESULT} says complete, but {len(missing)} chunks have no record, first {missing[0]}."
+            )
         parts = [part for chunk in sorted(self._records) for part in committed_parts(self._records[chunk])]
         if stored["outputs"] != parts:
             self._problems.append(f"{RESULT} lists other outputs than the commit records.")

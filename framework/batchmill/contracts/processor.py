@@ -48,8 +48,9 @@ class TorchBatchProcessor(ABC):
         """
 
     def on_checkpoint_start(self) -> None:  # noqa: B027 - optional by the seed's contract
-        """Run before each of this rank's chunks is committed. Files given to ``context.upload_path()`` here, or
-        during the chunk, are committed with it.
+        """Run before each of this rank's chunks is committed.
+
+        Files given to ``context.upload_path()`` here, or during the chunk, are committed with it.
         """
 
     def on_finish(self) -> None:  # noqa: B027 - optional by the seed's contract

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -64,7 +65,7 @@ class Storage(ABC):
         """Yield all objects below the folder ``prefix`` (recursively), sorted by path; unfinished writes are hidden."""
 
     @abstractmethod
-    def list_folders(self, prefix: str = "") -> list[str]:
+    def list_folders(self, prefix: str = "") -> builtins.list[str]:
         """Return the sorted names (not paths) of the folders directly below the folder ``prefix``."""
 
     @abstractmethod

@@ -49,9 +49,7 @@ class Assembler:
         }
         for key, kind in (("reducers", Kind.REDUCER), ("callbacks", Kind.CALLBACK)):
             chosen: Mapping[str, Selection] = getattr(request, key)
-            changes[key] = {
-                alias: self.complete_one(kind, f"{key}.{alias}", item) for alias, item in chosen.items()
-            }
+            changes[key] = {alias: self.complete_one(kind, f"{key}.{alias}", item) for alias, item in chosen.items()}
         return dataclasses.replace(request, **changes)
 
     def complete_one(self, kind: Kind, key: str, selection: Selection) -> Selection:
@@ -91,17 +89,11 @@ class Assembler:
             ConfigError: The settings do not fit the factory.
         """
         if selection.instance is not None:
-            return (
-                selection.instance(*runtime) if isinstance(selection.instance, type) else selection.instance
-            )
+            return selection.instance(*runtime) if isinstance(selection.instance, type) else selection.instance
         if ":" in selection.name:
-            return self._call(
-                kind, selection.name, self._import(kind, selection.name), runtime, selection.settings
-            )
+            return self._call(kind, selection.name, self._import(kind, selection.name), runtime, selection.settings)
         component = self.registry.get(kind, selection.name)
-        settings = {
-            name: self._resolved(component, name, value) for name, value in selection.settings.items()
-        }
+        settings = {name: self._resolved(component, name, value) for name, value in selection.settings.items()}
         return self._call(kind, selection.name, component.load(), runtime, settings)
 
     def resolve(self, kind: Kind, name: str) -> Any:
@@ -109,19 +101,13 @@ class Assembler:
         return self._import(kind, name) if ":" in name else self.registry.get(kind, name).load()
 
     def _resolved(self, component: Component, name: str, value: Any) -> Any:
-        fields = (
-            {field.name: field for field in dataclasses.fields(component.schema)} if component.schema else {}
-        )
+        fields = {field.name: field for field in dataclasses.fields(component.schema)} if component.schema else {}
         kind = fields[name].metadata.get("resolve") if name in fields else None
         return self.resolve(kind, value) if kind is not None and value else value
 
-    def _call(
-        self, kind: Kind, name: str, factory: Any, runtime: tuple[Any, ...], settings: Mapping[str, Any]
-    ) -> Any:
+    def _call(self, kind: Kind, name: str, factory: Any, runtime: tuple[Any, ...], settings: Mapping[str, Any]) -> Any:
         if not callable(factory):
-            raise ConfigError(
-                f"{kind.noun} {name!r} is a {type(factory).__name__} and cannot be called to build one."
-            )
+            raise ConfigError(f"{kind.noun} {name!r} is a {type(factory).__name__} and cannot be called to build one.")
         try:
             inspect.signature(factory).bind(*runtime, **settings)
         except TypeError as error:
@@ -143,9 +129,7 @@ class Assembler:
         try:
             module = importlib.import_module(module_name)
         except ImportError as error:
-            raise ConfigError(
-                f"{kind.noun} {name!r}: module {module_name!r} cannot be imported: {error}."
-            ) from error
+            raise ConfigError(f"{kind.noun} {name!r}: module {module_name!r} cannot be imported: {error}.") from error
         if not hasattr(module, attribute):
             raise ConfigError(
                 f"{kind.noun} {name!r}: module {module_name!r} has no {attribute!r}.{did_you_mean(attribute, vars(module))}"
@@ -176,7 +160,5 @@ def open_storage(assembler: Assembler, url: str, selection: Selection | None = N
             )
     storage = assembler.build(Kind.STORAGE, selection, url)
     if not isinstance(storage, Storage):
-        raise PluginError(
-            f"Storage {selection.name!r} is a {type(storage).__name__}; expected a batchmill.Storage."
-        )
+        raise PluginError(f"Storage {selection.name!r} is a {type(storage).__name__}; expected a batchmill.Storage.")
     return storage

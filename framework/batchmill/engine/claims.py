@@ -69,9 +69,7 @@ class Takeover:
         clock: Monotonic seconds.
     """
 
-    def __init__(
-        self, scope: ClaimScope, patience: float, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, scope: ClaimScope, patience: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._scope, self._patience, self._clock = scope, patience, clock
         self._missing: list[int] | None = None
         self._since = clock()

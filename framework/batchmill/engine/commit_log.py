@@ -128,9 +128,7 @@ class CommitLog:
         try:
             data = with_retries(lambda: self._storage.get(named["name"]))
         except ObjectNotFoundError as error:
-            raise CorruptRunError(
-                f"{named['name']} is missing, although a commit record names it."
-            ) from error
+            raise CorruptRunError(f"{named['name']} is missing, although a commit record names it.") from error
         if len(data) != named["bytes"] or sha256_hex(data) != named["sha256"]:
             raise CorruptRunError(f"{named['name']} is damaged: it is not the file that was committed.")
         return data
@@ -167,15 +165,11 @@ class CommitLog:
             digests = {path: sha256_hex(data) for path, data in sorted(draft.files.items())}
             together = sha256_hex(canonical_json(digests))[:32]
             for path, digest in digests.items():
-                staged["files"].append(
-                    self._put(f"{FILES}/{folder}/{together}/{path}", draft.files[path], digest)
-                )
+                staged["files"].append(self._put(f"{FILES}/{folder}/{together}/{path}", draft.files[path], digest))
         if len(canonical_json(draft.partials)) > INLINE_PARTIALS_BYTES:
             data = seal({"partials": draft.partials})
             digest = sha256_hex(data)
-            staged["partials_file"].append(
-                self._put(f"{PARTS}/{folder}/{digest[:32]}.partials.json", data, digest)
-            )
+            staged["partials_file"].append(self._put(f"{PARTS}/{folder}/{digest[:32]}.partials.json", data, digest))
         return staged
 
     def _put(self, name: str, data: bytes, digest: str, **facts: int) -> dict[str, Any]:
@@ -227,9 +221,7 @@ def named_paths(record: Mapping[str, Any]) -> Iterable[str]:
         yield record["partials_file"]["name"]
 
 
-def with_retries(
-    operation: Callable[[], T], tries: int = _TRIES, sleep: Callable[[float], None] = time.sleep
-) -> T:
+def with_retries(operation: Callable[[], T], tries: int = _TRIES, sleep: Callable[[float], None] = time.sleep) -> T:
     """Call ``operation`` until storage answers clearly, with exponential back-off and full jitter.
 
     Args:

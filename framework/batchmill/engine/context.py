@@ -198,9 +198,7 @@ def choose_device(name: str, local_rank: int) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(
-            f"device {name!r} is not a torch device; expected auto, cpu, cuda, cuda:N or mps."
-        ) from error
+        raise ConfigError(f"device {name!r} is not a torch device; expected auto, cpu, cuda, cuda:N or mps.") from error
     if device.type == "cuda":
         count = torch.cuda.device_count()
         index = local_rank % count if device.index is None and count else device.index

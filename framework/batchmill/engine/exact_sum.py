@@ -180,8 +180,7 @@ def _as_numbers(values: Any) -> npt.NDArray[Any]:
         return np.empty(0)
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
         raise ValueError(
-            f"ExactSum was given values of dtype {array.dtype}; expected bools, integers or floats of up to "
-            f"64 bits."
+            f"ExactSum was given values of dtype {array.dtype}; expected bools, integers or floats of up to 64 bits."
         )
     # frexp has no half-precision loop of its own, and none for foreign byte orders.
     native = np.dtype(np.float32) if array.dtype.itemsize == 2 and array.dtype.kind == "f" else array.dtype

@@ -88,9 +88,7 @@ def dataset_identity(dataset: Any) -> Any:
     return {"class": name, "tensors": shapes, "rows": digest.hexdigest()}
 
 
-def _selection_facts(
-    kind: Kind, key: str, selection: Selection, registry: ComponentRegistry
-) -> dict[str, Any]:
+def _selection_facts(kind: Kind, key: str, selection: Selection, registry: ComponentRegistry) -> dict[str, Any]:
     if selection.instance is not None:
         given = selection.instance
         described = given if isinstance(given, type) else type(given)

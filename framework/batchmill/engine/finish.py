@@ -107,17 +107,15 @@ def collect_garbage(run: RunDirectory, result: Mapping[str, Any]) -> list[str]:
             if chunk.isdigit() and info.path not in named:
                 candidates.setdefault(int(chunk), []).append(info.path)
     deleted = []
-    for chunk, paths in sorted(candidates.items()):
-        kept = set(named_paths(run.log.read(chunk)))  # a record may also name a file of partials
+    for number, paths in sorted(candidates.items()):
+        kept = set(named_paths(run.log.read(number)))  # a record may also name a file of partials
         deleted += [path for path in paths if path not in kept]
     for path in deleted:
         with_retries(lambda path=path: run.storage.delete(path))  # type: ignore[misc]
     return deleted
 
 
-def result_of(
-    run: RunDirectory, stored: Mapping[str, Any] | None, stop_reason: str | None = None
-) -> RunResult:
+def result_of(run: RunDirectory, stored: Mapping[str, Any] | None, stop_reason: str | None = None) -> RunResult:
     """Return a run's result as far as it is committed.
 
     Args:

@@ -76,9 +76,7 @@ def choose_chunk_batches(batches: int, checkpoint_interval: int | None, world_si
     return max(1, min(checkpoint_interval, so_that_all_have_work))
 
 
-def planned_samples(
-    length: int, batch_size: int, limit: int | None, max_batches: int | None, world_size: int
-) -> int:
+def planned_samples(length: int, batch_size: int, limit: int | None, max_batches: int | None, world_size: int) -> int:
     """Return how many of the dataset's samples the run covers.
 
     Args:

@@ -119,9 +119,7 @@ def plan_grid(request: RunRequest, length: int, world_size: int) -> Grid:
     """Return the grid that a first launch would freeze."""
     samples = planned_samples(length, request.batch_size, request.limit, request.max_batches, world_size)
     batches = -(-samples // request.batch_size)
-    return Grid(
-        samples, request.batch_size, choose_chunk_batches(batches, request.checkpoint_interval, world_size)
-    )
+    return Grid(samples, request.batch_size, choose_chunk_batches(batches, request.checkpoint_interval, world_size))
 
 
 def find_model_version(request: RunRequest, tracker: Tracker) -> ModelVersion | None:

@@ -104,9 +104,7 @@ def _as_columns(outputs: Any, place: str) -> Mapping[str, Any]:
                     f"than {INDEX_COLUMN!r}, which is the sample's index."
                 )
         if not outputs:
-            raise OutputError(
-                f"The processor returned an empty mapping for {place}; return None to write nothing."
-            )
+            raise OutputError(f"The processor returned an empty mapping for {place}; return None to write nothing.")
         return outputs
     if isinstance(outputs, (torch.Tensor, np.ndarray)):
         return {DEFAULT_COLUMN: outputs}

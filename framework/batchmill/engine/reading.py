@@ -50,11 +50,7 @@ def range_reader(dataset: Any, collate: Callable[[list[Any]], Any] | None) -> Re
         if type(dataset) is TensorDataset:
             return _SliceTensors(dataset.tensors)
         collate = default_collate
-    return (
-        _CollateItems(dataset, collate)
-        if hasattr(dataset, "__getitems__")
-        else _CollateEach(dataset, collate)
-    )
+    return _CollateItems(dataset, collate) if hasattr(dataset, "__getitems__") else _CollateEach(dataset, collate)
 
 
 @dataclass(frozen=True)
@@ -147,7 +143,7 @@ class BatchSource:
         return DataLoader(
             _RangeDataset(self._read),
             batch_size=None,
-            sampler=_Ranges(self),  # type: ignore[arg-type]
+            sampler=_Ranges(self),
             collate_fn=_unchanged,
             worker_init_fn=_WorkerInit(started),
             **options,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from enum import Enum
+from enum import StrEnum
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -14,7 +15,7 @@ from batchmill.engine.serialization import decode_value, encode_value
 from batchmill.errors import ReducerError
 
 
-class Reducer(str, Enum):
+class Reducer(StrEnum):
     """Ready-made reductions of single values; wrap one and call ``update(value)`` on what comes back."""
 
     AVG = "avg"
@@ -65,9 +66,9 @@ class ValueReducer(MetricReducer):
             choose = max if self.reduction is Reducer.MAX else min
             return choose(extremes, default=None)
         total, weights = ExactSum(), ExactSum()
-        for partial in per_slot_metrics:
-            total.merge(ExactSum.from_state(partial["sum"]))
-            weights.merge(ExactSum.from_state(partial["weights"]))
+        for slot in per_slot_metrics:
+            total.merge(ExactSum.from_state(slot["sum"]))
+            weights.merge(ExactSum.from_state(slot["weights"]))
         if self.reduction is Reducer.SUM:
             return total.value()
         return total.value() / weights.value() if weights.value() else None
@@ -156,9 +157,9 @@ class ReducerSet:
         """
         partials: dict[str, Any] = {}
         for name, reducer in self._reducers.items():
-            partial = self._call(name, reducer.per_slot_reduce)
+            taken = self._call(name, reducer.per_slot_reduce)
             try:
-                partials[name] = encode_value(partial)
+                partials[name] = encode_value(taken)
             except (TypeError, ValueError) as error:
                 raise ReducerError(f"The partial of reducer {name!r} cannot be stored: {error}.") from error
             self._call(name, reducer.reset)
@@ -182,17 +183,13 @@ class ReducerSet:
                 if name not in of_chunk:
                     raise ReducerError(
                         f"Chunk {chunk} was committed without reducer {name!r} (it has {', '.join(of_chunk) or 'none'})."
-                        f" The processor was changed since; start a new run_id."
+                        " The processor was changed since; start a new run_id."
                     )
             decoded = [decode_value(of_chunk[name]) for of_chunk in partials]
-            result = self._call(
-                name, lambda reducer=reducer, decoded=decoded: reducer.cross_slot_reduce(decoded)
-            )
+            result = self._call(name, partial(reducer.cross_slot_reduce, decoded))
             for metric, value in self._results(name, result).items():
                 if metric in metrics:
-                    raise ReducerError(
-                        f"Reducer {name!r} gives metric {metric!r}, which another reducer gave already."
-                    )
+                    raise ReducerError(f"Reducer {name!r} gives metric {metric!r}, which another reducer gave already.")
                 metrics[metric] = value
         return metrics
 
@@ -216,9 +213,7 @@ class ReducerSet:
             return function()
         except Exception as error:  # user code: any error, told with the reducer's name
             kind = type(self._reducers[name]).__name__
-            raise ReducerError(
-                f"Reducer {name!r} ({kind}) failed: {type(error).__name__}: {error}"
-            ) from error
+            raise ReducerError(f"Reducer {name!r} ({kind}) failed: {type(error).__name__}: {error}") from error
 
 
 def plain_metric(name: str, value: Any) -> Any:
@@ -233,9 +228,7 @@ def plain_metric(name: str, value: Any) -> Any:
         return value
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise ReducerError(
-                f"Metric {name!r} is {value}; expected a finite number, or None where there is none."
-            )
+            raise ReducerError(f"Metric {name!r} is {value}; expected a finite number, or None where there is none.")
         return value
     if isinstance(value, (list, tuple)):
         return [plain_metric(name, item) for item in value]

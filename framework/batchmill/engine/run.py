@@ -21,9 +21,9 @@ from batchmill.contracts.processor import TorchBatchProcessor
 from batchmill.contracts.profiler import DISABLED_PROFILER, Profiler
 from batchmill.contracts.run import RunRequest, RunResult
 from batchmill.engine.claims import Takeover
-from batchmill.engine.cores import available_cores
 from batchmill.engine.committer import Committer
 from batchmill.engine.context import TorchBatchProcessorContext, choose_device
+from batchmill.engine.cores import available_cores
 from batchmill.engine.finish import finish_run, result_of
 from batchmill.engine.opening import OpenedRun, open_run
 from batchmill.engine.profiling import TraceProfiler
@@ -88,15 +88,12 @@ def execute(request: RunRequest, registry: ComponentRegistry, surroundings: Surr
         return _execute_open(opened, committed, surroundings, stack)
 
 
-def _execute_open(
-    opened: OpenedRun, committed: set[int], surroundings: Surroundings, stack: ExitStack
-) -> RunResult:
+def _execute_open(opened: OpenedRun, committed: set[int], surroundings: Surroundings, stack: ExitStack) -> RunResult:
     request, run, distributed = opened.request, opened.directory, surroundings.distributed
     seed_everything(request.seed)
     reducers = ReducerSet()
     selected = [
-        (f"reducers.{alias}", opened.assembler.build(Kind.REDUCER, item))
-        for alias, item in request.reducers.items()
+        (f"reducers.{alias}", opened.assembler.build(Kind.REDUCER, item)) for alias, item in request.reducers.items()
     ]
     writer = opened.assembler.build(Kind.WRITER, request.writer)
     hooks = make_run_manager([*selected, *surroundings.callbacks, ("tracker", opened.tracker), ("writer", writer)])
@@ -105,9 +102,7 @@ def _execute_open(
         opened.tracker,
         run.run_id,
         distributed.rank,
-        lambda group, steps, metrics: hooks.hook.report_metrics(
-            group=group, steps_completed=steps, metrics=metrics
-        ),
+        lambda group, steps, metrics: hooks.hook.report_metrics(group=group, steps_completed=steps, metrics=metrics),
     )
     tensorboard = _local_directory(run) / "tensorboard" / f"rank-{distributed.rank:05d}"
     profiler: Profiler = DISABLED_PROFILER
@@ -193,9 +188,7 @@ def _work(
     )
     claims = opened.assembler.build(Kind.CLAIMS, request.claims, scope)
     if not isinstance(claims, Claims):
-        raise PluginError(
-            f"claims {request.claims.name!r} is a {type(claims).__name__}; expected batchmill.Claims."
-        )
+        raise PluginError(f"claims {request.claims.name!r} is a {type(claims).__name__}; expected batchmill.Claims.")
 
     def committed(chunk: int, record: Mapping[str, Any], ours: bool) -> None:
         if ours:

@@ -16,9 +16,7 @@ _TAG = "$"
 
 def canonical_json(value: Any) -> bytes:
     """Return the one JSON form of ``value``: sorted keys, no spaces, UTF-8, no NaN."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    ).encode()
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def sha256_hex(data: bytes) -> str:
@@ -137,9 +135,7 @@ def decode_value(value: Any) -> Any:
         case "ndarray" | "scalar" as kind:
             import numpy as np
 
-            array = np.frombuffer(base64.b64decode(value["data"]), dtype=value["dtype"]).reshape(
-                value["shape"]
-            )
+            array = np.frombuffer(base64.b64decode(value["data"]), dtype=value["dtype"]).reshape(value["shape"])
             return array.copy() if kind == "ndarray" else array[()]
         case unknown:
             raise CorruptRunError(f"A stored partial holds a value of unknown form {unknown!r}.")

@@ -28,9 +28,7 @@ class Sideline:
         announce: Called with each report that is stored (group, steps_completed, metrics).
     """
 
-    def __init__(
-        self, storage: Storage, tracker: Tracker, run_id: str, rank: int, announce: Announce
-    ) -> None:
+    def __init__(self, storage: Storage, tracker: Tracker, run_id: str, rank: int, announce: Announce) -> None:
         self._storage, self._tracker = storage, tracker
         self._run_id, self._rank, self._announce = run_id, rank, announce
         self._in_chunk = False

@@ -129,9 +129,7 @@ class Worker:
         self.hooks.hook.on_checkpoint_start(chunk=chunk)
         files, reports = self.sideline.close_chunk()
         start, stop = self.grid.chunk_range(chunk)
-        finished = FinishedChunk(
-            chunk, start, stop, buffer.finish(), self.reducers.take_partials(), files, [*reports]
-        )
+        finished = FinishedChunk(chunk, start, stop, buffer.finish(), self.reducers.take_partials(), files, [*reports])
         self.committer.submit(finished)
         reason = self.hooks.hook.should_stop(context=self.context)
         if reason is not None:

@@ -17,7 +17,7 @@ from batchmill.contracts.run import RunRequest, RunResult
 from batchmill.errors import ConfigError, WorkerError
 
 if TYPE_CHECKING:
-    from torch.distributed import TCPStore
+    from torch._C._distributed_c10d import TCPStore
 
 RUN_ID_VARIABLE = "BATCHMILL_RUN_ID"
 # Seconds for one call to the launcher's store; a stopped store host would otherwise block for ever.
@@ -83,7 +83,14 @@ def read_environment(environ: Mapping[str, str]) -> DistributedContext:
     if "RANK" in environ and "WORLD_SIZE" in environ:
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE")
     elif "SLURM_PROCID" in environ and "SLURM_NTASKS" in environ:
-        names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE", "SLURM_NODEID", "SLURM_NNODES")
+        names = (
+            "SLURM_PROCID",
+            "SLURM_NTASKS",
+            "SLURM_LOCALID",
+            "SLURM_NTASKS_PER_NODE",
+            "SLURM_NODEID",
+            "SLURM_NNODES",
+        )
     else:
         raise ConfigError(
             "launcher=environment needs RANK and WORLD_SIZE (torchrun, Kubernetes) or SLURM_PROCID and SLURM_NTASKS, "
@@ -134,7 +141,7 @@ def _agent_store(environ: Mapping[str, str]) -> TCPStore | None:
         return None
     from datetime import timedelta
 
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # type: ignore[attr-defined] # exported, but not in __all__
 
     host, port = environ["MASTER_ADDR"], int(environ["MASTER_PORT"])
     return TCPStore(host, port, is_master=False, timeout=timedelta(seconds=STORE_DEADLINE))

@@ -237,7 +237,10 @@ class Supervisor:
             self._fail({"error": "WorkerError", "message": message, "trace": ""})
             return
         backoff = min(_FIRST_BACKOFF * 2 ** len(recent), _LONGEST_BACKOFF)
-        print(f"batchmill: worker {worker.rank} {how}; its chunk goes back, restarting it in {backoff:.1f} s", file=sys.stderr)
+        print(
+            f"batchmill: worker {worker.rank} {how}; its chunk goes back, restarting it in {backoff:.1f} s",
+            file=sys.stderr,
+        )
         self._restarts.due[worker.rank] = now + backoff
 
     def _fail(self, failure: dict[str, Any]) -> None:

@@ -60,9 +60,7 @@ def main() -> int:
     surroundings.queue = SupervisedQueue(channel, replies, lambda: stop.requested)
     threading.Thread(target=_listen, args=(channel, replies, stop), name="batchmill-channel", daemon=True).start()
     progress = surroundings.progress
-    threading.Thread(
-        target=_tell_progress, args=(channel, progress), name="batchmill-progress", daemon=True
-    ).start()
+    threading.Thread(target=_tell_progress, args=(channel, progress), name="batchmill-progress", daemon=True).start()
     with stop_on_signals(stop):
         try:
             registry = get_catalog().registry
@@ -97,8 +95,9 @@ class SupervisedQueue:
 
 
 def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent dies, where it can; end of file on the channel is the
-    other, portable way.
+    """Ask the kernel to kill this process when its parent dies.
+
+    Only Linux can; end of file on the channel is the other, portable way.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -38,7 +38,9 @@ class LoggingCallback:
     @hookimpl
     def on_checkpoint_end(self, chunk: int, record: Mapping[str, Any]) -> None:
         """Log a committed chunk."""
-        LOGGER.debug("%s: chunk %d (samples %d..%d) is committed", self._worker, chunk, record["start"], record["stop"] - 1)
+        LOGGER.debug(
+            "%s: chunk %d (samples %d..%d) is committed", self._worker, chunk, record["start"], record["stop"] - 1
+        )
 
     @hookimpl
     def report_metrics(self, group: str, steps_completed: int, metrics: Mapping[str, Any]) -> None:
