@@ -152,8 +152,8 @@ class Ledger:
             yield
         except (sqlite3.Error, OSError) as error:
             raise StorageError(
-                f"Could not {action} the ledger {self.path}: {error}. It holds models and metrics and must be "
-                f"an SQLite file on a local disk; choose another place with tracker.path."
+                f"Could not {action} the ledger {self.path}: {error}. It holds models and metrics and must "
+                f"be an SQLite file on a local disk; choose another place with tracker.path."
             ) from error
 
 

@@ -101,12 +101,11 @@ class SqliteTracker(Tracker):
                     return record
                 raise ModelError(
                     f"Checkpoint {checkpoint_uuid} is version {record.version} of model {model_name!r} "
-                    f"already, with name {record.name!r}, comment {record.comment!r} and labels {list(record.labels)}."
+                    f"already, with name {record.name!r}, comment {record.comment!r} and labels "
+                    f"{list(record.labels)}."
                 )
             number = max((record.version for record in existing), default=0) + 1
-            version = VersionRecord(
-                model_name, number, checkpoint, name, comment, labels=tuple(labels), created=_now()
-            )
+            version = VersionRecord(model_name, number, checkpoint, name, comment, labels=tuple(labels), created=_now())
             connection.execute(
                 "INSERT INTO model_version "
                 "(model_name, version, checkpoint_uuid, name, comment, labels, created) "
@@ -126,9 +125,7 @@ class SqliteTracker(Tracker):
     ) -> None:
         """See ``Tracker.link_run``."""
         if (model_name is None) != (version is None):
-            raise ModelError(
-                f"A model version is a name and a number, but {model_name!r}, {version!r} was given."
-            )
+            raise ModelError(f"A model version is a name and a number, but {model_name!r}, {version!r} was given.")
         with self._ledger.writing() as connection:
             _get_checkpoint(connection, checkpoint_uuid)
             if model_name is not None:
@@ -234,9 +231,7 @@ def _get_versions(connection: sqlite3.Connection | None, model_name: str) -> lis
 
 def _model(row: tuple[Any, ...]) -> ModelRecord:
     name, description, metadata, labels, archived, created = row
-    return ModelRecord(
-        name, description, json.loads(metadata), tuple(json.loads(labels)), bool(archived), created
-    )
+    return ModelRecord(name, description, json.loads(metadata), tuple(json.loads(labels)), bool(archived), created)
 
 
 def _checkpoint(row: tuple[Any, ...]) -> CheckpointRecord:

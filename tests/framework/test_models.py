@@ -1,0 +1,215 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from batchmill.contracts.tracker import CheckpointRecord, MetricsRecord, VersionRecord
+from batchmill.errors import ModelError
+from batchmill.models import Checkpoint, Model, add_checkpoint, find_version
+from batchmill_plugins.trackers._sqlite import SqliteTracker
+
+TIME = "2026-01-01T00:00:00.000000+00:00"
+
+
+@pytest.fixture
+def tracker(tmp_path):
+    return SqliteTracker(str(tmp_path / "runs"))
+
+
+@pytest.fixture
+def model(tracker):
+    return Model(tracker, tracker.create_model("digits", "What it is", {"k": [1]}, ["vision"]))
+
+
+@pytest.fixture
+def make_weights(tmp_path):
+    def make(name, data=b"weights"):
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        (folder / "weights.safetensors").write_bytes(data)
+        (folder / "config.json").write_bytes(b"{}")
+        return folder
+
+    return make
+
+
+def versions(*labels, archived=()):
+    checkpoint = CheckpointRecord("uuid", "/weights", "digest")
+    return [
+        VersionRecord("m", number, checkpoint, labels=tuple(each), archived=number in archived)
+        for number, each in enumerate(labels, start=1)
+    ]
+
+
+# --- finding versions ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [(-1, 3), ("latest", 3), (1, 1), (2, 2), ("2", 2), ("03", 3), ("prod", 2), ("old", 1)],
+)
+def test_a_version_is_found_by_number_latest_or_label(asked, found):
+    assert find_version(versions(["old"], ["prod", "x"], ["x"]), "m", asked).version == found
+
+
+@pytest.mark.parametrize("asked", [0, 4, -2, "4", "-1", "Prod", "1.0", "", None, "\u0661"])
+def test_a_version_that_is_not_there_lists_those_that_are(asked):
+    with pytest.raises(ModelError, match=r"no version .*Available: 1 \(prod\), 2, 3 \(archived\)"):
+        find_version(versions(["prod"], [], [], archived=[3]), "m", asked)
+
+
+def test_a_misspelt_label_gets_a_hint():
+    with pytest.raises(ModelError, match="Did you mean 'production'"):
+        find_version(versions(["production"]), "m", "prodction")
+    with pytest.raises(ModelError, match="Did you mean 'latest'"):
+        find_version(versions([]), "m", "lastest")
+
+
+def test_an_ambiguous_label_is_refused():
+    with pytest.raises(ModelError, match=r"'prod' is on several versions of model 'm': 1, 3\."):
+        find_version(versions(["prod"], [], ["prod"]), "m", "prod")
+    assert find_version(versions(["prod"], [], ["prod"], archived=[1]), "m", "prod").version == 3
+
+
+def test_archived_versions_are_found_by_number_only():
+    records = versions(["old"], [], ["new"], archived=[1, 3])
+    assert find_version(records, "m", -1).version == 2
+    assert find_version(records, "m", 3).version == 3
+    with pytest.raises(ModelError, match="no version 'new'"):
+        find_version(records, "m", "new")
+    with pytest.raises(ModelError, match="All versions of model 'm' are archived"):
+        find_version([replace(record, archived=True) for record in records], "m", "latest")
+
+
+def test_a_model_without_versions_says_how_to_add_one(model):
+    with pytest.raises(ModelError, match=r"'digits' has no versions yet.*register_version"):
+        model.get_version()
+    assert model.list_versions() == []
+
+
+# --- models and versions ------------------------------------------------------------------------------------
+
+
+def test_a_model_shows_what_was_given(model):
+    assert (model.name, model.description, model.metadata) == ("digits", "What it is", {"k": [1]})
+    assert (model.labels, model.archived) == (("vision",), False)
+    assert repr(model) == "Model('digits')"
+
+
+def test_a_version_is_registered_from_a_path_a_checkpoint_or_a_uuid(model, tracker, make_weights):
+    first = model.register_version(make_weights("1"), name="small", comment="said", labels=["prod"])
+    second = model.register_version(str(make_weights("2")))
+    checkpoint = add_checkpoint(tracker, make_weights("3"), {"epoch": 1})
+    third = model.register_version(checkpoint)
+    fourth = model.register_version(add_checkpoint(tracker, make_weights("4"), {}).uuid)
+    assert [version.version for version in model.list_versions()] == [1, 2, 3, 4]
+    assert [version.version for version in (first, second, third, fourth)] == [1, 2, 3, 4]
+    assert [version.version for version in model.get_versions()] == [1, 2, 3, 4]
+    found = model.get_version("prod")
+    assert (found.model_name, found.version, found.name, found.comment) == ("digits", 1, "small", "said")
+    assert (found.labels, found.notes, found.metadata, found.archived) == (("prod",), "", {}, False)
+    assert found.path == make_weights("1")
+    assert model.get_version(3).checkpoint.metadata == {"epoch": 1}
+    assert repr(found) == "ModelVersion('digits', 1)"
+    assert model.get_version().version == 4
+
+
+def test_registering_the_same_files_again_gives_the_same_version(model, make_weights):
+    first = model.register_version(make_weights("1"))
+    assert model.register_version(make_weights("1")).version == first.version
+    assert len(model.list_versions()) == 1
+    assert model.register_version(make_weights("1", b"trained longer")).version == 2
+
+
+@pytest.mark.parametrize("path", ["absent", "s3://bucket/weights", "00000000-0000-4000-8000-000000000000"])
+def test_a_version_without_files_is_refused(model, path):
+    with pytest.raises(ModelError, match=path):
+        model.register_version(path)
+    assert model.list_versions() == []
+
+
+def test_bad_labels_are_refused_before_anything_is_stored(model, tracker, make_weights):
+    with pytest.raises(ModelError, match="cannot be a label"):
+        model.register_version(make_weights("1"), labels=["latest"])
+    assert model.list_versions() == []
+
+
+# --- checkpoints --------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_remembers_an_absolute_place(tracker, make_weights, monkeypatch):
+    folder = make_weights("w")
+    monkeypatch.chdir(folder.parent)
+    checkpoint = add_checkpoint(tracker, "w", {"epoch": 3})
+    monkeypatch.chdir("/")
+    found = Checkpoint(tracker, tracker.get_checkpoint(checkpoint.uuid))
+    assert Path(found.location) == found.path == folder
+    assert (found.uuid, found.digest, found.metadata) == (checkpoint.uuid, checkpoint.digest, {"epoch": 3})
+    found.verify()
+    assert checkpoint.uuid in repr(found) and "/w" in repr(found)
+
+
+def test_the_digest_depends_on_contents_not_on_place(tracker, make_weights):
+    one, same = add_checkpoint(tracker, make_weights("1"), {}), add_checkpoint(tracker, make_weights("2"), {})
+    other = add_checkpoint(tracker, make_weights("3", b"other"), {})
+    assert one.digest == same.digest != other.digest
+    assert len({one.uuid, same.uuid, other.uuid}) == 3
+
+
+def test_changed_files_are_refused_with_what_changed(tracker, make_weights):
+    folder = make_weights("1")
+    checkpoint = add_checkpoint(tracker, folder, {})
+    (folder / "weights.safetensors").write_bytes(b"weightz")
+    (folder / "config.json").unlink()
+    (folder / "extra").write_bytes(b"")
+    with pytest.raises(ModelError) as caught:
+        checkpoint.verify()
+    message = str(caught.value)
+    for part in (checkpoint.uuid, str(folder), "config.json is gone", "extra is new"):
+        assert part in message
+    assert "weights.safetensors has other contents" in message
+    make_weights("1")
+    (folder / "extra").unlink()
+    checkpoint.verify()
+
+
+def test_files_that_are_gone_are_refused(tracker, make_weights):
+    folder = make_weights("1")
+    checkpoint = add_checkpoint(tracker, folder, {})
+    for file in folder.iterdir():
+        file.unlink()
+    with pytest.raises(ModelError, match="empty directory"):
+        checkpoint.verify()
+    folder.rmdir()
+    with pytest.raises(ModelError, match="no checkpoint at"):
+        checkpoint.verify()
+
+
+def test_touching_and_renaming_within_the_place_do_and_do_not_matter(tracker, make_weights):
+    folder = make_weights("1")
+    checkpoint = add_checkpoint(tracker, folder, {})
+    (folder / "weights.safetensors").touch()
+    checkpoint.verify()
+    (folder / "config.json").rename(folder / "settings.json")
+    with pytest.raises(ModelError, match=r"config\.json is gone; settings\.json is new"):
+        checkpoint.verify()
+
+
+# --- metrics ------------------------------------------------------------------------------------------------
+
+
+def test_metrics_are_found_by_version_and_by_checkpoint(model, tracker, make_weights):
+    one, two = (model.register_version(make_weights(name)) for name in "12")
+    tracker.link_run("run1", "runs/run1", one.checkpoint.uuid, "digits", 1)
+    tracker.link_run("run2", "runs/run2", two.checkpoint.uuid, "digits", 2)
+    tracker.link_run("loose", "runs/loose", one.checkpoint.uuid, None, None)
+    for run, value in (("run1", 1.0), ("run2", 2.0), ("loose", 3.0)):
+        tracker.report(MetricsRecord(run, "inference", 5, {"my_metric": value}, TIME, rank=1))
+        tracker.report(MetricsRecord(run, "validation", 0, {"accuracy": value}, TIME))
+    (found,) = model.get_version(1).get_metrics("inference")
+    assert (found.run_id, found.group, found.steps_completed, found.rank) == ("run1", "inference", 5, 1)
+    assert (found.metrics, found.end_time) == ({"my_metric": 1.0}, TIME)
+    assert [record.group for record in model.get_version(2).iter_metrics()] == ["inference", "validation"]
+    assert [record.run_id for record in one.checkpoint.get_metrics("validation")] == ["loose", "run1"]
+    assert len(list(one.checkpoint.iter_metrics())) == 4
+    assert model.get_version(1).get_metrics("absent") == []
