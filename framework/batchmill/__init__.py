@@ -51,7 +51,6 @@ _PUBLIC = {
     "ModelRecord": "batchmill.contracts.tracker",
     "VersionRecord": "batchmill.contracts.tracker",
     "CheckpointRecord": "batchmill.contracts.tracker",
-    "FileDigest": "batchmill.contracts.tracker",
     "MetricsRecord": "batchmill.contracts.tracker",
     # what first-party plugins share with everyone's
     "StaticClaims": "batchmill.engine.claims",
@@ -130,7 +129,6 @@ if TYPE_CHECKING:
     from batchmill.contracts.storage import ObjectInfo as ObjectInfo
     from batchmill.contracts.storage import Storage as Storage
     from batchmill.contracts.tracker import CheckpointRecord as CheckpointRecord
-    from batchmill.contracts.tracker import FileDigest as FileDigest
     from batchmill.contracts.tracker import MetricsRecord as MetricsRecord
     from batchmill.contracts.tracker import ModelRecord as ModelRecord
     from batchmill.contracts.tracker import Tracker as Tracker

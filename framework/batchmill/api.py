@@ -207,7 +207,10 @@ def plan(request: RunRequest) -> dict[str, Any]:
         ConfigMismatchError: The run exists with other settings or data.
     """
     from batchmill.engine.opening import plan_run
+    from batchmill.launch.naming import new_run_id
 
+    if request.run_id is None:
+        request = dataclasses.replace(request, run_id=new_run_id())
     workers = int(request.launcher.settings.get("nproc", 1))
     return plan_run(request, get_catalog().registry, workers)
 

@@ -132,7 +132,8 @@ class Assembler:
             raise ConfigError(f"{kind.noun} {name!r}: module {module_name!r} cannot be imported: {error}.") from error
         if not hasattr(module, attribute):
             raise ConfigError(
-                f"{kind.noun} {name!r}: module {module_name!r} has no {attribute!r}.{did_you_mean(attribute, vars(module))}"
+                f"{kind.noun} {name!r}: module {module_name!r} has no {attribute!r}."
+                f"{did_you_mean(attribute, vars(module))}"
             )
         return getattr(module, attribute)
 

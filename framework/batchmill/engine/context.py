@@ -70,7 +70,7 @@ class TorchBatchProcessorContext:
                 with a ``to`` method. Other values are returned as they are, with one warning per type.
         """
         if isinstance(data, torch.Tensor):
-            return data.to(self.device, non_blocking=True)
+            return data.to(self.device, non_blocking=self.device.type == "cuda")
         if isinstance(data, Mapping):
             moved = {key: self.to_device(value) for key, value in data.items()}
             return moved if type(data) is dict else _rebuild_mapping(data, moved)
@@ -169,7 +169,7 @@ class TorchBatchProcessorContext:
         if kind not in self._warned_types:
             self._warned_types.add(kind)
             warnings.warn(
-                f"to_device was given a {kind.__module__}.{kind.__qualname__}, which cannot be moved; it stays as it is.",
+                f"to_device was given a {kind.__module__}.{kind.__qualname__}, which cannot be moved; it stays as is.",
                 stacklevel=4,
             )
 
@@ -201,8 +201,8 @@ def choose_device(name: str, local_rank: int) -> torch.device:
         raise ConfigError(f"device {name!r} is not a torch device; expected auto, cpu, cuda, cuda:N or mps.") from error
     if device.type == "cuda":
         count = torch.cuda.device_count()
-        index = local_rank % count if device.index is None and count else device.index
-        if index is None or index >= count:
+        index = local_rank % max(count, 1) if ":" not in name else device.index
+        if index >= count:
             raise ConfigError(f"device {name!r} is not there; this machine has {count} CUDA devices.")
         return torch.device("cuda", index)
     if device.type == "mps" and not torch.backends.mps.is_available():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,7 +23,7 @@ def read_records(run: RunDirectory, chunks: list[int]) -> Iterator[dict[str, Any
 
 
 def finish_run(
-    run: RunDirectory, reducers: ReducerSet, deliver: Callable[[list[Mapping[str, Any]]], None]
+    run: RunDirectory, reducers: ReducerSet, restore: Callable[[Sequence[Mapping[str, Any]]], None]
 ) -> dict[str, Any]:
     """Fold a run whose every chunk is committed and write its result. Safe for any number of workers at once.
 
@@ -33,7 +33,7 @@ def finish_run(
     Args:
         run: The run.
         reducers: This worker's reducers; their present state is not used.
-        deliver: Called with the reports of all records, which a crash may have kept from the tracker.
+        restore: Called with the reports of all records, which a crash may have kept from the tracker.
 
     Returns:
         ``result.json`` as stored.
@@ -45,7 +45,7 @@ def finish_run(
     if stored is None:
         # All names must be durable before a result says so: a record may be visible and not yet on the disk.
         with_retries(lambda: run.storage.sync(COMMITS))
-        result = _fold(run, reducers, deliver)
+        result = _fold(run, reducers, restore)
         data = canonical_json(result)
         first = with_retries(lambda: run.storage.put_if_absent(RESULT, data))
         stored = run.read_result()
@@ -58,7 +58,7 @@ def finish_run(
 
 
 def _fold(
-    run: RunDirectory, reducers: ReducerSet, deliver: Callable[[list[Mapping[str, Any]]], None]
+    run: RunDirectory, reducers: ReducerSet, restore: Callable[[Sequence[Mapping[str, Any]]], None]
 ) -> dict[str, Any]:
     partials: list[Mapping[str, Any]] = []
     outputs: list[dict[str, Any]] = []
@@ -69,7 +69,7 @@ def _fold(
         outputs += committed_parts(record)
         files += record["files"]
         quarantined += len(record["quarantined"])
-        deliver(record["reports"])
+        restore(record["reports"])
     return {
         "format": FORMAT,
         "complete": True,

@@ -90,7 +90,7 @@ class OutputBuffer:
         elif array.shape[1:] != values.shape[1:] or array.dtype != values.dtype:
             raise OutputError(
                 f"Column {name!r} holds {values.dtype} of shape {values.shape[1:]} a sample for {place}, but "
-                f"{array.dtype} of shape {array.shape[1:]} before. Return a list of per-sample values where sizes differ."
+                f"{array.dtype} of shape {array.shape[1:]} before. Return lists of per-sample values where sizes differ."
             )
         array[self._rows : self._rows + len(values)] = values
 

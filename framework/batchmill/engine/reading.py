@@ -102,8 +102,11 @@ class BatchSource:
         self._ahead: deque[int] = deque()
         self._feed: Iterator[int] = iter(())
         self._loader: DataLoader[Any] | None = None
-        if options.get("num_workers", 0) or options.get("pin_memory"):
-            self._loader = self._make_loader(options)
+        if any(options.values()):
+            try:
+                self._loader = self._make_loader(options)
+            except (TypeError, ValueError) as error:
+                raise ConfigError(f"The loader's arguments do not fit torch's DataLoader: {error}") from error
 
     def read(self, chunks: Iterator[int]) -> Iterator[tuple[int, int, Any]]:
         """Yield ``(chunk, batch_idx, batch)`` for every batch of the chunks, in order.

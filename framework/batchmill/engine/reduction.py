@@ -182,8 +182,8 @@ class ReducerSet:
             for chunk, of_chunk in enumerate(partials):
                 if name not in of_chunk:
                     raise ReducerError(
-                        f"Chunk {chunk} was committed without reducer {name!r} (it has {', '.join(of_chunk) or 'none'})."
-                        " The processor was changed since; start a new run_id."
+                        f"Chunk {chunk} was committed without reducer {name!r} "
+                        f"(it has {', '.join(of_chunk) or 'none'}). The processor was changed since; start a new run_id."
                     )
             decoded = [decode_value(of_chunk[name]) for of_chunk in partials]
             result = self._call(name, partial(reducer.cross_slot_reduce, decoded))

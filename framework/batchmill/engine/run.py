@@ -133,8 +133,8 @@ def _execute_open(opened: OpenedRun, committed: set[int], surroundings: Surround
         complete = _work(opened, surroundings, processor, context, reducers, sideline, hooks, writer)
         if not complete:
             return result_of(run, None, surroundings.stop.reason)
-        stored = finish_run(run, reducers, sideline.deliver)
-        _report_final(sideline, run, stored["metrics"])
+        stored = finish_run(run, reducers, sideline.restore)
+        _report_final(sideline, run, stored["metrics"], announce=distributed.rank == 0)
         result = result_of(run, stored)
         try:
             processor.on_finish()
@@ -240,8 +240,8 @@ def _check_partials(run: RunDirectory, committed: set[int], reducers: ReducerSet
         raise ConfigMismatchError(run.run_id, {"reducers": (sorted(before), sorted(reducers.names))})
 
 
-def _report_final(sideline: Sideline, run: RunDirectory, metrics: Mapping[str, Any]) -> None:
-    """Report the final metrics in group ``validation``, as the seed does; values that are None have nothing to say."""
+def _report_final(sideline: Sideline, run: RunDirectory, metrics: Mapping[str, Any], announce: bool) -> None:
+    """Report the final metrics in group ``validation``, as the seed does; what is None has nothing to say."""
     known = {name: value for name, value in metrics.items() if value is not None}
     if known:
         report = {
@@ -251,7 +251,7 @@ def _report_final(sideline: Sideline, run: RunDirectory, metrics: Mapping[str, A
             "rank": 0,
             "time": run.manifest["created"],
         }
-        sideline.deliver([report])
+        (sideline.deliver if announce else sideline.restore)([report])
 
 
 def _hparams(request: RunRequest, version: ModelVersion | None) -> dict[str, Any]:

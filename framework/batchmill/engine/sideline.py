@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -102,8 +102,14 @@ class Sideline:
         with_retries(lambda: self._storage.put(path, data))
         self._tracker.link_run(self._run_id, self._storage.url, checkpoint_uuid, model_name, version)
 
-    def deliver(self, reports: list[Mapping[str, Any]] | list[dict[str, Any]]) -> None:
-        """Pass committed reports on to the tracker and to whoever listens; repeating it changes nothing."""
+    def deliver(self, reports: Sequence[Mapping[str, Any]]) -> None:
+        """Pass this worker's committed reports on to the tracker and to whoever listens."""
+        self.restore(reports)
+        for report in reports:
+            self._announce(report["group"], report["steps_completed"], report["metrics"])
+
+    def restore(self, reports: Sequence[Mapping[str, Any]]) -> None:
+        """Pass anyone's committed reports on to the tracker; repeating it changes nothing."""
         for report in reports:
             self._tracker.report(
                 MetricsRecord(
@@ -115,4 +121,3 @@ class Sideline:
                     rank=report["rank"],
                 )
             )
-            self._announce(report["group"], report["steps_completed"], report["metrics"])

@@ -56,7 +56,12 @@ def run_with_progress(
         def opened(run: RunDirectory, committed: set[int]) -> None:
             if lock is not None:
                 lock.take(run.storage)
-            ticker.begin(run.grid.samples, run.grid.samples_in(committed))
+            alone = surroundings.distributed.size == 1
+            ticker.begin(
+                run.grid.samples,
+                run.grid.samples_in(committed),
+                None if alone else lambda: run.grid.samples_in(run.log.committed()),
+            )
 
         surroundings.opened = opened
         return execute(request, registry, surroundings)
