@@ -8,6 +8,7 @@ Nothing behind this package sees a ``DictConfig``, and nothing in it imports tor
 ``from_mapping``          a plain mapping of that shape -> ``RunRequest``
 ``expand``                overrides with sweeps (``model.version=1,2,3``) -> one list per job
 ``check``                 one component's name and settings -> ``Selection``
+``as_config``             a ``RunRequest`` -> the mapping that ``--cfg job`` prints
 ``to_yaml``               a plain mapping as YAML
 ========================  ========================================================================
 """
@@ -18,20 +19,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from batchmill.settings.bind import as_config as as_config
     from batchmill.settings.bind import check as check
-    from batchmill.settings.compose import SweepJob as SweepJob
-    from batchmill.settings.compose import compose as compose
-    from batchmill.settings.compose import compose_config as compose_config
-    from batchmill.settings.compose import expand as expand
-    from batchmill.settings.compose import from_mapping as from_mapping
-    from batchmill.settings.compose import to_yaml as to_yaml
+    from batchmill.settings.composition import SweepJob as SweepJob
+    from batchmill.settings.composition import compose as compose
+    from batchmill.settings.composition import compose_config as compose_config
+    from batchmill.settings.composition import expand as expand
+    from batchmill.settings.composition import from_mapping as from_mapping
+    from batchmill.settings.composition import to_yaml as to_yaml
 
-__all__ = ["SweepJob", "check", "compose", "compose_config", "expand", "from_mapping", "to_yaml"]
+__all__ = ["SweepJob", "as_config", "check", "compose", "compose_config", "expand", "from_mapping", "to_yaml"]
 
 
 # Hydra takes a third of a second to import, so the first use of a name loads it, and not this package.
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'batchmill.settings' has no attribute {name!r}")
-    module = importlib.import_module(f"batchmill.settings.{'bind' if name == 'check' else 'compose'}")
+    module = importlib.import_module(
+        f"batchmill.settings.{'bind' if name in ('as_config', 'check') else 'composition'}"
+    )
     return getattr(module, name)

@@ -58,9 +58,7 @@ def check(
     return selection
 
 
-def bind(
-    tree: Mapping[str, Any], catalog: Catalog, given: Mapping[str, Selection] | None = None
-) -> RunRequest:
+def bind(tree: Mapping[str, Any], catalog: Catalog, given: Mapping[str, Selection] | None = None) -> RunRequest:
     """Check a whole resolved configuration.
 
     Args:

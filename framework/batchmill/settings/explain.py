@@ -34,9 +34,7 @@ def kind_of_group(group: str) -> Kind | None:
     return next((kind for kind in GROUPS if kind.value == group), None)
 
 
-def unknown_component(
-    catalog: Catalog, kind: Kind, name: str, presets: Iterable[str] = ()
-) -> UnknownComponentError:
+def unknown_component(catalog: Catalog, kind: Kind, name: str, presets: Iterable[str] = ()) -> UnknownComponentError:
     """Return the error for a name that nobody registered, with the plugins that might have.
 
     Args:

@@ -73,14 +73,10 @@ def check_ranges(root: Mapping[str, Any]) -> None:
         )
     for key in ("output", "device"):
         if not root[key].strip():
-            raise ConfigError(
-                f"{key} is empty: expected {'a directory or URL' if key == 'output' else 'a device'}."
-            )
+            raise ConfigError(f"{key} is empty: expected {'a directory or URL' if key == 'output' else 'a device'}.")
     workers = root["loader"].get("num_workers", 0)
     if not isinstance(workers, int) or isinstance(workers, bool) or workers < 0:
-        raise ConfigError(
-            f"loader.num_workers={workers!r} is out of range: expected a whole number of at least 0."
-        )
+        raise ConfigError(f"loader.num_workers={workers!r} is out of range: expected a whole number of at least 0.")
     if root["model"]["version"] is not None and root["model"]["name"] is None:
         raise ConfigError(
             f"model.version={root['model']['version']} says a version of no model: give model.name=NAME too."

@@ -1,0 +1,87 @@
+"""The command group, and what happens to errors."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Any
+
+import click
+
+from batchmill import __version__
+from batchmill.cli.doctor import doctor
+from batchmill.cli.plugins import plugins
+from batchmill.cli.run import resume, run
+from batchmill.cli.runs import ls, show, verify
+from batchmill.errors import EXIT_INTERNAL, BatchmillError, did_you_mean
+
+FULL_ERROR_VARIABLE = "BATCHMILL_FULL_ERROR"
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+class Group(click.Group):
+    """A click group whose verbs may raise anything: each error ends in a message and its exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb."""
+        try:
+            return super().invoke(ctx)
+        except BatchmillError as error:
+            report(error)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo(
+                "Interrupted. What is committed stays: `batchmill ls` lists runs, `batchmill resume RUN` "
+                "continues one.",
+                err=True,
+            )
+            ctx.exit(EXIT_INTERRUPTED)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise  # click's own ways to end
+        except Exception:
+            traceback.print_exc()
+            click.echo("Error: that was not expected; the traceback above says where it happened.", err=True)
+            ctx.exit(EXIT_INTERNAL)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the verb, and name the closest one if there is none."""
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            ctx.fail(f"There is no command {name!r}.{did_you_mean(name, self.commands)}")
+        return super().resolve_command(ctx, args)
+
+
+def report(error: BatchmillError) -> None:
+    """Show an error on standard error: its message, and the traceback only where it is asked for."""
+    if os.environ.get(FULL_ERROR_VARIABLE, "") not in ("", "0"):
+        traceback.print_exception(error, file=sys.stderr)
+    click.echo(click.style("Error: ", fg="red", bold=True) + str(error), err=True)
+
+
+@click.group(
+    cls=Group,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Exit codes: 0 complete, 2 wrong use or configuration, 75 stopped early and resumable, 65 damaged or too "
+    "many failures, 70 internal error, 73 already running, 74 storage, 78 other settings than the run's. "
+    "BATCHMILL_FULL_ERROR=1 adds tracebacks.",
+)
+@click.version_option(__version__, prog_name="batchmill")
+def app() -> None:
+    """Run PyTorch models over whole datasets: every result committed exactly once.
+
+    \b
+    batchmill plugins                                   what there is to choose from
+    batchmill run processor=NAME dataset=NAME ...       run it; kill it whenever you like
+    batchmill ls                                        what ran, how far it got, its metrics
+    batchmill resume RUN --nproc 4                      go on, with any number of workers
+    batchmill verify RUN                                check every digest and every index
+
+    `batchmill VERB --help` explains each with examples.
+    """  # noqa: D301 - click's mark
+
+
+for command in (run, resume, ls, show, verify, plugins, doctor):
+    app.add_command(command)

@@ -1,0 +1,157 @@
+"""``batchmill ls``, ``show`` and ``verify``: looking at runs, without torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from batchmill.cli.display import console, metrics_line, number, percent, show_facts, show_json, show_table
+from batchmill.cli.locate import locate, output_option
+from batchmill.errors import EXIT_ERROR_BUDGET
+
+_LISTED_INTERVALS = 5
+
+
+@click.command()
+@output_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def ls(output: str, as_json: bool) -> None:
+    """List runs with their state and metrics.
+
+    Oldest first; samples are those committed, of those in the run.
+
+    \b
+      batchmill ls
+      batchmill ls --output s3://bucket/runs
+      batchmill ls --json | jq '.[] | select(.state == "incomplete") | .run_id'
+    """  # noqa: D301 - click's mark
+    from batchmill import inspection
+
+    runs = inspection.list_runs(output)
+    if as_json:
+        show_json([run.to_json() for run in runs])
+        return
+    if not runs:
+        click.echo(f"There are no runs in {output!r}. `batchmill run --help` shows how to start one.")
+        return
+    columns = ("run", "state", "samples", "processor", "dataset", "model", "created", "metrics")
+    rows = [
+        (
+            run.run_id,
+            run.state if run.state != "incomplete" else f"incomplete ({percent(run.coverage)})",
+            f"{run.samples:,}/{run.total:,}",
+            run.processor,
+            run.dataset,
+            run.model or "",
+            run.created,
+            metrics_line(run.metrics),
+        )
+        for run in runs
+    ]
+    show_table(columns, rows)
+
+
+@click.command()
+@click.argument("run")
+@output_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with every part, file, report and the config.")
+def show(run: str, output: str, as_json: bool) -> None:
+    """Show one run: state, metrics, outputs.
+
+    Says where its outputs lie and how to go on with it. RUN is a run id (looked up below --output), a directory or a URL.
+
+    \b
+      batchmill show 20261122-101502-digits
+      batchmill show runs/20261122-101502-digits --json | jq .metrics
+    """  # noqa: D301 - click's mark
+    from batchmill import inspection
+
+    where = locate(run, output)
+    described = inspection.describe_run(where).to_json()
+    if as_json:
+        show_json(described)
+        return
+    show_facts(f"Run {described['run_id']} is {described['state']}", _facts(described))
+    if described["metrics"]:
+        show_table(("metric", "value"), [(name, number(value)) for name, value in described["metrics"].items()])
+    if described["outputs"]:
+        columns = ("part", "samples", "rows", "bytes")
+        rows = [
+            (part["name"], f"{part['start']:,}..{part['stop'] - 1:,}", f"{part['rows']:,}", f"{part['bytes']:,}")
+            for part in described["outputs"]
+        ]
+        shown = rows if len(rows) <= 2 * _LISTED_INTERVALS else rows[:_LISTED_INTERVALS]
+        show_table(columns, shown)
+        if len(shown) < len(rows):
+            click.echo(f"... and {len(rows) - len(shown):,} more parts; --json lists all.")
+
+
+def _facts(run: dict[str, Any]) -> list[tuple[str, object]]:
+    facts: list[tuple[str, object]] = [
+        ("path", run["path"]),
+        ("samples", f"{run['samples']:,} of {run['total']:,} committed ({percent(run['coverage'])})"),
+        ("chunks", f"{run['committed_chunks']:,} of {run['chunks']:,}, of {run['chunk_batches']:,} batches each"),
+        ("batch size", run["batch_size"]),
+        ("processor", run["processor"]),
+        ("dataset", run["dataset"]),
+        ("created", run["created"]),
+        ("fingerprint", run["fingerprint"]),
+    ]
+    if run["model"]:
+        facts.append(("model", run["model"]))
+    if run.get("quarantined"):
+        facts.append(("quarantined", f"{run['quarantined']:,} samples failed and were set aside"))
+    if run["files"]:
+        facts.append(("files", f"{len(run['files']):,} uploaded by the processor"))
+    if run["state"] != "complete":
+        facts.append(("committed", _intervals(run["intervals"])))
+        facts.append(("go on", f"batchmill resume {run['path']}"))
+    if run["outputs"]:
+        facts.append(("read outputs", f"batchmill.read_outputs({run['path']!r})"))
+    return facts
+
+
+def _intervals(intervals: list[list[int]]) -> str:
+    if not intervals:
+        return "nothing yet"
+    shown = ", ".join(f"{start:,}..{stop - 1:,}" for start, stop in intervals[:_LISTED_INTERVALS])
+    more = len(intervals) - _LISTED_INTERVALS
+    return f"samples {shown}" + (f" and {more:,} more ranges" if more > 0 else "")
+
+
+@click.command()
+@click.argument("run")
+@output_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def verify(ctx: click.Context, run: str, output: str, as_json: bool) -> None:
+    """Check every digest and every index of a run.
+
+    Every sample index must be there exactly once. Reads everything the run wrote and changes nothing. Exits with 65 if something is wrong. An incomplete run is
+    right if what is committed is right.
+
+    \b
+      batchmill verify 20261122-101502-digits
+      batchmill verify s3://bucket/runs/nightly --json
+    """  # noqa: D301 - click's mark
+    from batchmill import inspection
+
+    where = locate(run, output)
+    found = inspection.verify_run(where).to_json()
+    if as_json:
+        show_json(found)
+    else:
+        checked = (
+            f"{found['samples']:,} samples, {found['checked_records']:,} commit records, "
+            f"{found['checked_parts']:,} parts, {found['checked_files']:,} files checked"
+        )
+        out = console()
+        if found["ok"]:
+            out.print(f"OK: {where}: {checked}.", markup=False, soft_wrap=True)
+        else:
+            out.print(f"DAMAGED: {where}: {len(found['problems'])} problems; {checked}.", markup=False, soft_wrap=True)
+            for problem in found["problems"]:
+                out.print(f"  - {problem}", markup=False, soft_wrap=True)
+    if not found["ok"]:
+        ctx.exit(EXIT_ERROR_BUDGET)
