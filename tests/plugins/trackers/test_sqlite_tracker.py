@@ -3,6 +3,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -79,6 +80,18 @@ for step in range(50):
     ]
     assert all(record.metrics == {"m": record.steps_completed, "who": record.rank} for record in found)
     assert sorted(os.listdir(tmp_path)) == ["batchmill.sqlite"], "the last one to leave tidies up"
+
+
+def test_a_new_file_that_another_process_is_setting_up_is_waited_for(tmp_path):
+    """SQLite itself does not wait when a file is switched to WAL; eight processes at once meet this in practice."""
+    (tmp_path / "batchmill.sqlite").touch()
+    other = sqlite3.connect(tmp_path / "batchmill.sqlite", check_same_thread=False, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    timer = threading.Timer(0.3, other.close)
+    timer.start()
+    SqliteTracker(str(tmp_path)).create_model("m", "", {}, [])
+    timer.join()
+    assert [model.name for model in SqliteTracker(str(tmp_path)).list_models()] == ["m"]
 
 
 def test_eight_processes_register_versions_of_one_model_at_once(tmp_path, start):
