@@ -198,8 +198,7 @@ def add_checkpoint(tracker: Tracker, location: Path | str, metadata: Mapping[str
     """
     if isinstance(location, str) and "://" in location:
         raise ModelError(
-            f"A checkpoint is a directory or file on this machine, but {location!r} is a URL. "
-            f"Download it first."
+            f"A checkpoint is a directory or file on this machine, but {location!r} is a URL. Download it first."
         )
     path = Path(location).expanduser().absolute()
     files = read_files(path)
@@ -230,8 +229,7 @@ def find_version(versions: list[VersionRecord], model_name: str, version: int | 
         if len(found) > 1:
             several = ", ".join(str(record.version) for record in found)
             raise ModelError(
-                f"Label {number!r} is on several versions of model {model_name!r}: {several}. "
-                f"Ask for one by number."
+                f"Label {number!r} is on several versions of model {model_name!r}: {several}. Ask for one by number."
             )
     else:
         found = [record for record in versions if record.version == number]
@@ -239,8 +237,7 @@ def find_version(versions: list[VersionRecord], model_name: str, version: int | 
         labels = {label for record in current for label in record.labels}
         hint = did_you_mean(number, labels | {LATEST}) if isinstance(number, str) else ""
         raise ModelError(
-            f"Model {model_name!r} has no version {version!r}.{hint} "
-            f"Available: {_describe_versions(versions)}."
+            f"Model {model_name!r} has no version {version!r}.{hint} Available: {_describe_versions(versions)}."
         )
     return found[0]
 

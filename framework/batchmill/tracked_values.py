@@ -44,15 +44,11 @@ def check_report(group: str, steps_completed: int, metrics: Mapping[str, Any]) -
     if not 0 <= steps_completed < _STEPS_LIMIT:
         raise ModelError(f"steps_completed of group {group!r} is {steps_completed}; expected 0 or more.")
     if not isinstance(metrics, Mapping) or not metrics:
-        raise ModelError(
-            f"Metrics of group {group!r} are {metrics!r}; expected a dict with at least one metric."
-        )
+        raise ModelError(f"Metrics of group {group!r} are {metrics!r}; expected a dict with at least one metric.")
     plain: dict[str, Any] = {}
     for name, value in metrics.items():
         if not isinstance(name, str) or not name:
-            raise ModelError(
-                f"Group {group!r} has a metric named {name!r}; a name is a string, not an empty one."
-            )
+            raise ModelError(f"Group {group!r} has a metric named {name!r}; a name is a string, not an empty one.")
         _check_text(name, f"The name of metric {name!r}")
         plain[str(name)] = _plain(value, f"Metric {name!r} of group {group!r}", 0)
     return plain
@@ -88,9 +84,7 @@ def check_labels(labels: Iterable[str]) -> tuple[str, ...]:
         ModelError: One has another form, or a meaning of its own.
     """
     if isinstance(labels, str):
-        raise ModelError(
-            f"labels is the string {labels!r}; expected a list of labels, for example [{labels!r}]."
-        )
+        raise ModelError(f"labels is the string {labels!r}; expected a list of labels, for example [{labels!r}].")
     unique = tuple(dict.fromkeys(labels))
     for label in unique:
         if not isinstance(label, str) or not _LABEL.fullmatch(label) or label in _RESERVED_LABELS:
@@ -124,19 +118,14 @@ def _plain(value: Any, what: str, depth: int, allow_none: bool = False) -> Any:
             if not isinstance(key, str):
                 raise ModelError(f"{what} has the key {key!r}; keys are strings.")
             _check_text(key, f"A key of {what}")
-        return {
-            str(key): _plain(item, f"{what}, at {key!r}", depth + 1, allow_none)
-            for key, item in value.items()
-        }
+        return {str(key): _plain(item, f"{what}, at {key!r}", depth + 1, allow_none) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item, f"{what}, at [{i}]", depth + 1, allow_none) for i, item in enumerate(value)]
     expected = "a finite number, string, bool, list or dict"
     if value is None:
         raise ModelError(f"{what} is None; expected {expected}. Leave it out where there is no value.")
     advice = " Use .item() for one number or .tolist() for several." if hasattr(value, "tolist") else ""
-    raise ModelError(
-        f"{what} is a {type(value).__module__}.{type(value).__qualname__}; expected {expected}.{advice}"
-    )
+    raise ModelError(f"{what} is a {type(value).__module__}.{type(value).__qualname__}; expected {expected}.{advice}")
 
 
 def _check_text(text: str, what: str) -> None:

@@ -134,9 +134,7 @@ class LocalStorage(Storage):
         folder, _, name = checked.rpartition("/")
         resolved = os.path.realpath(os.path.join(self._root, folder)) if folder else self._root
         if os.path.commonpath([resolved, self._root]) != self._root:
-            raise StorageError(
-                f"Path {path!r} leads out of {self.url} through a symbolic link, to {resolved}."
-            )
+            raise StorageError(f"Path {path!r} leads out of {self.url} through a symbolic link, to {resolved}.")
         return os.path.join(resolved, name)
 
     def _stage(self, target: str, data: bytes) -> str:

@@ -165,9 +165,7 @@ def refuse_special(path: str) -> None:
 
 
 def _special(path: str) -> StorageError:
-    return StorageError(
-        f"{path} is not a regular file (but a folder, link, pipe or device), so it is left alone."
-    )
+    return StorageError(f"{path} is not a regular file (but a folder, link, pipe or device), so it is left alone.")
 
 
 def make_folder_durable(folder: str, root: str) -> None:

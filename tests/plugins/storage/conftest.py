@@ -9,8 +9,7 @@ def start():
     """Start Python processes whose ``storage`` is that of the first argument; none outlives the test."""
     started = []
     opening = (
-        "import sys; from batchmill_plugins.storage._local import LocalStorage; "
-        "storage = LocalStorage(sys.argv[1])\n"
+        "import sys; from batchmill_plugins.storage._local import LocalStorage; storage = LocalStorage(sys.argv[1])\n"
     )
 
     def run(code, *arguments):

@@ -59,14 +59,10 @@ def test_names_of_folders_made_by_others_are_synced_too(tmp_path, system_calls):
     system_calls.clear()
     storage = LocalStorage(str(tmp_path))
     storage.put("parts/7/x", b"1")
-    assert {("fsync", str(tmp_path)), ("fsync", str(tmp_path / "parts")), ("fsync", str(folder))} <= set(
-        system_calls
-    )
+    assert {("fsync", str(tmp_path)), ("fsync", str(tmp_path / "parts")), ("fsync", str(folder))} <= set(system_calls)
     system_calls.clear()
     storage.put("parts/7/y", b"1")
-    assert [call[1] for call in system_calls if call[0] == "fsync"][1:] == [str(folder)], (
-        "only once per folder"
-    )
+    assert [call[1] for call in system_calls if call[0] == "fsync"][1:] == [str(folder)], "only once per folder"
 
 
 def test_a_lost_race_leaves_the_winner_durable_and_no_temporary_file(tmp_path, system_calls, files_below):
@@ -83,9 +79,7 @@ def test_sync_reaches_every_folder(tmp_path, system_calls):
         storage.put(path, b"1")
     system_calls.clear()
     storage.sync("parts")
-    assert sorted(system_calls) == [
-        ("fsync", str(tmp_path / folder)) for folder in ("parts", "parts/1", "parts/2")
-    ]
+    assert sorted(system_calls) == [("fsync", str(tmp_path / folder)) for folder in ("parts", "parts/1", "parts/2")]
 
 
 def test_a_lost_answer_to_a_link_is_recognised(tmp_path, monkeypatch, files_below):
@@ -197,9 +191,7 @@ def test_writers_and_deleters_of_one_folder_do_not_fail(tmp_path, start, files_b
 @pytest.mark.parametrize("operation", ["put", "put_if_absent"])
 @pytest.mark.parametrize("function", ["write", "fsync"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
-def test_a_failing_disk_is_named_and_leaves_nothing(
-    tmp_path, monkeypatch, operation, function, code, files_below
-):
+def test_a_failing_disk_is_named_and_leaves_nothing(tmp_path, monkeypatch, operation, function, code, files_below):
     storage = LocalStorage(str(tmp_path))
     storage.put("parts/old", b"old")
 

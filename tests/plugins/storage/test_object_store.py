@@ -64,9 +64,7 @@ def test_every_failure_is_a_storage_error_with_path_and_cause(monkeypatch, funct
 
 def test_signatures_and_internal_state_stay_out_of_messages(monkeypatch):
     storage = ObjectStorage("s3://bucket/runs", store=MemoryStore())
-    text = (
-        "Error performing GET https://bucket/x?X-Amz-Signature=canary in 3s\n\nDebug source:\nsecret canary"
-    )
+    text = "Error performing GET https://bucket/x?X-Amz-Signature=canary in 3s\n\nDebug source:\nsecret canary"
     Failing(monkeypatch, "get", obstore.exceptions.GenericError(text))
     with pytest.raises(StorageError, match="Error performing GET") as caught:
         storage.get("x")
