@@ -92,7 +92,7 @@ def planned_samples(length: int, batch_size: int, limit: int | None, max_batches
     return samples
 
 
-def check_sizes(batch_size: int, checkpoint_interval: int | None, limit: int | None) -> None:
+def check_sizes(batch_size: int, checkpoint_interval: int | None, limit: int | None, max_batches: int | None) -> None:
     """Refuse sizes that describe no grid.
 
     Raises:
@@ -102,8 +102,9 @@ def check_sizes(batch_size: int, checkpoint_interval: int | None, limit: int | N
         ("batch_size", batch_size),
         ("checkpoint_interval", checkpoint_interval),
         ("limit", limit),
+        ("max_batches", max_batches),
     ):
-        if value is None:
+        if value is None and name != "batch_size":
             continue
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ConfigError(f"{name} should be a positive integer, but is {value!r}.")

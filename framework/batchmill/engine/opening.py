@@ -73,7 +73,7 @@ def assemble(request: RunRequest, registry: ComponentRegistry, world_size: int) 
     if request.run_id is None:
         raise ConfigError("run_id is not set; a launcher sets it before workers open the run.")
     check_run_id(request.run_id)
-    check_sizes(request.batch_size, request.checkpoint_interval, request.limit)
+    check_sizes(request.batch_size, request.checkpoint_interval, request.limit, request.max_batches)
     tracker = assembler.build(Kind.TRACKER, request.tracker, request.output)
     version = find_model_version(request, tracker)
     dataset = assembler.build(Kind.DATASET, request.dataset)
