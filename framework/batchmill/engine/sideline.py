@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -91,8 +93,20 @@ class Sideline:
             return
         key = sha256_hex(canonical_json([group, steps_completed, sorted(plain), self._rank]))[:16]
         path = f"{REPORTS}/{group}.{steps_completed}.{key}.json"
-        with_retries(lambda: self._storage.put(path, canonical_json(report)))
-        self.deliver([report])
+        self.deliver([self._store_once(path, report)])
+
+    def _store_once(self, path: str, report: dict[str, Any]) -> dict[str, Any]:
+        """Store a report and return it; one that an earlier launch of the run stored stands."""
+        if with_retries(lambda: self._storage.put_if_absent(path, canonical_json(report))):
+            return report
+        stored: dict[str, Any] = json.loads(with_retries(lambda: self._storage.get(path)))
+        if stored["metrics"] != report["metrics"]:
+            warnings.warn(
+                f"Metrics of group {report['group']!r} at step {report['steps_completed']} were reported by an earlier "
+                f"launch of run {self._run_id} as {stored['metrics']}; that stands, not {report['metrics']}.",
+                stacklevel=4,
+            )
+        return stored
 
     def link(self, checkpoint_uuid: str, model_name: str | None, version: int | None) -> None:
         """Record which checkpoint the run uses."""
