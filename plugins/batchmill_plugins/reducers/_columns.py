@@ -145,9 +145,7 @@ class PlacedReducer(ColumnReducer):
         """Return the error to raise for a column that cannot be reduced."""
         batch = "the batch" if self._batch_idx is None else f"batch {self._batch_idx}"
         place = f"in {batch}" if error.row is None else f"at row {error.row} of {batch}"
-        return ReducerError(
-            f"{type(self).__name__} cannot use column {column!r}: it {error.problem} {place}."
-        )
+        return ReducerError(f"{type(self).__name__} cannot use column {column!r}: it {error.problem} {place}.")
 
 
 def _read_plain_list(values: Sequence[Any]) -> FlatColumn | None:

@@ -29,9 +29,7 @@ def checked_columns(output: ChunkOutput) -> dict[str, npt.NDArray[Any] | list[An
                 f"An output column is named {name!r}, which is reserved for the sample's index; rename it."
             )
         if len(values) != output.rows:
-            raise OutputError(
-                f"Column {name!r} has {len(values)} values; expected {output.rows}, one per row."
-            )
+            raise OutputError(f"Column {name!r} has {len(values)} values; expected {output.rows}, one per row.")
         if not isinstance(values, np.ndarray):
             columns[name] = list(values)
         elif values.dtype.kind in _NUMBER_KINDS and values.dtype.itemsize <= 8:

@@ -55,9 +55,7 @@ def _json_values(name: str, values: npt.NDArray[Any] | list[Any], output: ChunkO
             finite = np.isfinite(values.reshape(output.rows, -1)).all(axis=1)
             if not finite.all():
                 row = int(np.argmin(finite))
-                _refuse(
-                    name, output.index[row], f"{not_finite(values[row].tolist())}, which JSON does not know"
-                )
+                _refuse(name, output.index[row], f"{not_finite(values[row].tolist())}, which JSON does not know")
         listed: list[Any] = values.tolist()
         return listed
     result = []

@@ -34,9 +34,7 @@ class ParquetWriter(Writer):
     def __init__(self, compression: str = "none") -> None:
         available = [name for name in _COMPRESSIONS if name == "none" or pa.Codec.is_available(name)]
         if compression not in available:
-            raise ConfigError(
-                f"writer.compression is {compression!r}; expected one of {', '.join(available)}."
-            )
+            raise ConfigError(f"writer.compression is {compression!r}; expected one of {', '.join(available)}.")
         self.compression = compression
 
     def encode(self, output: ChunkOutput) -> bytes:

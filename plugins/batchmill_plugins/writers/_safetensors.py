@@ -30,9 +30,7 @@ class SafetensorsWriter(Writer):
         Raises:
             OutputError: A column holds no numbers, or has the one name that the format keeps for itself.
         """
-        tensors: dict[str, npt.NDArray[np.generic]] = {
-            INDEX_COLUMN: np.ascontiguousarray(output.index, dtype=np.int64)
-        }
+        tensors: dict[str, npt.NDArray[np.generic]] = {INDEX_COLUMN: np.ascontiguousarray(output.index, dtype=np.int64)}
         for name, values in checked_columns(output).items():
             if name == _METADATA:
                 raise OutputError(f"Column {name!r} has the name of the format's own metadata; rename it.")
