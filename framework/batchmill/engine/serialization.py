@@ -12,6 +12,7 @@ from typing import Any
 from batchmill.errors import CorruptRunError
 
 _TAG = "$"
+_MOST_NESTED = 100
 
 
 def canonical_json(value: Any) -> bytes:
@@ -53,27 +54,46 @@ def encode_value(value: Any) -> Any:
     tensors come back on the CPU.
 
     Raises:
-        ValueError: A float is NaN.
+        ValueError: A float is NaN, a text is not valid Unicode, or values are nested too deep.
         TypeError: A value is of another type; the message names it.
     """
-    if value is None or isinstance(value, (bool, str)) or type(value) is int:
+    return _encode(value, 0)
+
+
+def _encode(value: Any, depth: int) -> Any:
+    if depth > _MOST_NESTED:
+        raise ValueError(f"a value is nested more than {_MOST_NESTED} levels deep, or contains itself")
+    if value is None or isinstance(value, bool):
         return value
+    if type(value) is int:
+        # Python and other JSON readers limit the digits of a number.
+        return value if value.bit_length() < 64 else {_TAG: "int", "hex": format(value, "x")}
+    if isinstance(value, str):
+        return _checked_text(value)
     if type(value) is float:
         if math.isnan(value):
             raise ValueError("a value is NaN")
         return value if math.isfinite(value) else {_TAG: "float", "value": str(value)}
     if type(value) is list:
-        return [encode_value(item) for item in value]
+        return [_encode(item, depth + 1) for item in value]
     if type(value) is tuple:
-        return {_TAG: "tuple", "items": [encode_value(item) for item in value]}
+        return {_TAG: "tuple", "items": [_encode(item, depth + 1) for item in value]}
     if isinstance(value, dict):
         if all(type(key) is str for key in value) and _TAG not in value:
-            return {key: encode_value(item) for key, item in value.items()}
-        pairs = [[encode_value(key), encode_value(item)] for key, item in value.items()]
+            return {_checked_text(key): _encode(item, depth + 1) for key, item in value.items()}
+        pairs = [[_encode(key, depth + 1), _encode(item, depth + 1)] for key, item in value.items()]
         return {_TAG: "dict", "items": pairs}
     if isinstance(value, bytes):
         return {_TAG: "bytes", "data": base64.b64encode(value).decode()}
     return _encode_array(value)
+
+
+def _checked_text(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the text {text!r} is not valid Unicode") from error
+    return text
 
 
 def _encode_array(value: Any) -> Any:
@@ -81,8 +101,10 @@ def _encode_array(value: Any) -> Any:
     import torch
 
     if isinstance(value, torch.Tensor):
-        tensor = value.detach().cpu().contiguous()
-        if tensor.is_floating_point() and bool(torch.isnan(tensor).any()):
+        if value.layout is not torch.strided or value.is_quantized:
+            raise TypeError(f"a {value.layout} tensor of {value.dtype} cannot be stored; expected a dense one")
+        tensor = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
+        if (tensor.is_floating_point() or tensor.is_complex()) and bool(torch.isnan(tensor).any()):
             raise ValueError("a tensor holds NaN")
         raw = tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
         dtype = str(tensor.dtype).removeprefix("torch.")
@@ -92,7 +114,7 @@ def _encode_array(value: Any) -> Any:
             "shape": list(tensor.shape),
             "data": base64.b64encode(raw).decode(),
         }
-    if isinstance(value, (np.ndarray, np.generic)):
+    if isinstance(value, (np.ndarray, np.generic)) and not isinstance(value, np.ma.MaskedArray):
         array = np.ascontiguousarray(value)
         if array.dtype.kind not in "biufc":
             raise TypeError(f"a numpy array of dtype {array.dtype} cannot be stored; expected numbers")
@@ -117,6 +139,8 @@ def decode_value(value: Any) -> Any:
     match value.get(_TAG):
         case None:
             return {key: decode_value(item) for key, item in value.items()}
+        case "int":
+            return int(value["hex"], 16)
         case "float":
             return float(value["value"])
         case "tuple":

@@ -1,10 +1,15 @@
 import itertools
 
 import pytest
+from hypothesis import settings
 
 from batchmill import StorageError
 from batchmill.engine import commit_log
 from batchmill_plugins.storage._memory import MemoryStorage
+
+# How long an example takes says nothing on a machine that is shared.
+settings.register_profile("no-deadline", deadline=None)
+settings.load_profile("no-deadline")
 
 _numbers = itertools.count()
 
