@@ -219,7 +219,7 @@ def schema_from_signature(kind: Kind, name: str, factory: Callable[..., Any]) ->
         factory: A class or function; every further parameter becomes a field with its annotation and default.
 
     Raises:
-        PluginError: The factory takes ``*args``, ``**kwargs`` or positional-only settings.
+        PluginError: The factory takes ``*args``, ``**kwargs`` or positional-only settings, or tells no signature.
     """
     runtime = RUNTIME_ARGUMENTS.get(kind, ())
     try:
@@ -227,7 +227,13 @@ def schema_from_signature(kind: Kind, name: str, factory: Callable[..., Any]) ->
         hints = get_type_hints(target)
     except (NameError, TypeError):  # names under TYPE_CHECKING only: fall back to untyped settings
         hints = {}
-    parameters = list(inspect.signature(factory).parameters.values())[len(runtime) :]
+    try:
+        parameters = list(inspect.signature(factory).parameters.values())[len(runtime) :]
+    except ValueError as error:  # classes and functions written in C may have none
+        raise PluginError(
+            f"No schema can be derived for {kind.noun} {name!r}: its factory {factory!r} tells no signature. "
+            f"Register it with schema=YourDataclass."
+        ) from error
     specs: list[Any] = []
     for parameter in parameters:
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):

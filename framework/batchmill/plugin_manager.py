@@ -116,7 +116,7 @@ class Catalog:
                 if self._manager.is_registered(plugin):
                     self._manager.unregister(plugin)
                 if isinstance(error, pluggy.PluginValidationError):
-                    raise PluginError(f"Plugin {name} does not fit the hooks: {error}") from error
+                    raise PluginError(f"Plugin {name} does not fit the hooks: {_flat(error)}") from error
                 raise
         module = plugin.__name__ if inspect.ismodule(plugin) else type(plugin).__name__
         self.plugins[name] = PluginInfo(name, module, version, "loaded")
@@ -184,11 +184,11 @@ def make_run_manager(components: Iterable[tuple[str, object]]) -> pluggy.PluginM
         try:
             manager.register(_Hooks(component), name=key)
         except pluggy.PluginValidationError as error:
-            raise PluginError(f"Component {key} does not fit the run hooks: {error}") from error
+            raise PluginError(f"Component {key} does not fit the run hooks: {_flat(error)}") from error
     try:
         manager.check_pending()
     except pluggy.PluginValidationError as error:
-        raise PluginError(f"A component marks a method that is no run hook: {error}") from error
+        raise PluginError(f"A component marks a method that is no run hook: {_flat(error)}") from error
     return manager
 
 
@@ -216,6 +216,10 @@ def _static(component: object, name: str) -> object:
     """Return an attribute without running properties or ``__getattr__``: they load data or invent methods."""
     found = inspect.getattr_static(component, name, None)
     return found.__func__ if isinstance(found, (staticmethod, classmethod)) else found
+
+
+def _flat(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _is_marked(method: object) -> bool:
