@@ -222,7 +222,7 @@ class TestLoad:
 
     def test_a_missing_attribute_is_the_plugins_fault_too(self, registry: ComponentRegistry) -> None:
         registry.add(Kind.WRITER, "w", "dataclasses:dataclas", schema=EchoSettings)
-        with pytest.raises(PluginError, match="has no 'dataclas'. Did you mean 'dataclass'"):
+        with pytest.raises(PluginError, match=r"has no 'dataclas'\. Did you mean 'dataclass'"):
             registry.get(Kind.WRITER, "w").load()
 
 
@@ -274,7 +274,7 @@ class TestSchemaFromSignature:
         assert partial(a=1).b == 5
 
     def test_names_known_only_to_type_checkers_are_unchecked(self) -> None:
-        def factory(size: "NowhereDefined" = 3) -> None: ...  # type: ignore[name-defined] # noqa: F821, UP037
+        def factory(size: "NowhereDefined" = 3) -> None: ...  # type: ignore[name-defined] # noqa: F821
 
         schema = schema_from_signature(Kind.WRITER, "w", factory)
         assert dataclasses.fields(schema)[0].type is Any
@@ -292,7 +292,7 @@ def test_setting_keeps_its_properties_and_its_default() -> None:
     class Settings:
         builder: str = setting(resolve=Kind.BUILDER, default="")
         workers: int = setting(fingerprint=False, default=0)
-        tags: list[str] = setting(default_factory=list)
+        tags: list[str] = setting(default_factory=list)  # noqa: RUF009 - as plugins write it
         plain: int = field(default=1)
 
     by_name = {f.name: f.metadata for f in dataclasses.fields(Settings)}

@@ -254,7 +254,7 @@ class TestConfigPackages:
     def test_a_hook_that_raises_is_named(self) -> None:
         catalog = Catalog()
         catalog.register(Presets(RuntimeError("no disk")), "acme")
-        with pytest.raises(PluginError, match="Plugin acme fails .* RuntimeError: no disk"):
+        with pytest.raises(PluginError, match=r"Plugin acme fails .* RuntimeError: no disk"):
             catalog.config_packages()
 
 

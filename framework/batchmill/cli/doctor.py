@@ -59,8 +59,8 @@ _VARIABLES = (
 def doctor(ctx: click.Context, output: str, as_json: bool) -> None:
     """Check versions, devices, plugins and storage.
 
-    The place where runs are to be written is tried out with a temporary file: it must let exactly one of several writers create a name, for that
-    is what commits rest on. Exits with 74 if it does not.
+    The place where runs are to be written is tried out with a temporary file: it must let exactly one of several
+    writers create a name, for that is what commits rest on. Exits with 74 if it does not.
 
     \b
       batchmill doctor

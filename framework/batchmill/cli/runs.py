@@ -59,7 +59,8 @@ def ls(output: str, as_json: bool) -> None:
 def show(run: str, output: str, as_json: bool) -> None:
     """Show one run: state, metrics, outputs.
 
-    Says where its outputs lie and how to go on with it. RUN is a run id (looked up below --output), a directory or a URL.
+    Says where its outputs lie and how to go on with it. RUN is a run id (looked up below --output), a directory or
+    a URL.
 
     \b
       batchmill show 20261122-101502-digits
@@ -128,8 +129,8 @@ def _intervals(intervals: list[list[int]]) -> str:
 def verify(ctx: click.Context, run: str, output: str, as_json: bool) -> None:
     """Check every digest and every index of a run.
 
-    Every sample index must be there exactly once. Reads everything the run wrote and changes nothing. Exits with 65 if something is wrong. An incomplete run is
-    right if what is committed is right.
+    Every sample index must be there exactly once. Reads everything the run wrote and changes nothing. Exits with 65
+    if something is wrong. An incomplete run is right if what is committed is right.
 
     \b
       batchmill verify 20261122-101502-digits
