@@ -102,8 +102,8 @@ class CommitLog:
         """
         path = record_path(chunk)
         record = unseal(with_retries(lambda: self._storage.get(path)), path)
-        if record["chunk"] != chunk:
-            raise CorruptRunError(f"{path} is damaged: it is the record of chunk {record['chunk']}.")
+        if record.get("chunk") != chunk:
+            raise CorruptRunError(f"{path} is damaged: it is the record of chunk {record.get('chunk')}.")
         return record
 
     def read_partials(self, record: Mapping[str, Any]) -> dict[str, Any]:

@@ -45,7 +45,8 @@ class FlakyStorage(MemoryStorage):
         self._call("put", path, lambda: super(FlakyStorage, self).put(path, data))
 
     def put_if_absent(self, path, data):
-        return self._call("put_if_absent", path, lambda: super(FlakyStorage, self).put_if_absent(path, data))
+        copy = bytes(bytearray(data))  # as if it had come over a network, not the very same object again
+        return self._call("put_if_absent", path, lambda: super(FlakyStorage, self).put_if_absent(path, copy))
 
     def get(self, path):
         return self._call("get", path, lambda: super(FlakyStorage, self).get(path))
@@ -60,10 +61,16 @@ class FlakyStorage(MemoryStorage):
         return [info.path for info in MemoryStorage.list(self, prefix)]
 
 
+@pytest.fixture(scope="session")
+def new_storage():
+    """Make empty storages in memory that can be told to fail."""
+    return lambda: FlakyStorage(f"memory://engine-{next(_numbers)}/run")
+
+
 @pytest.fixture
-def storage():
+def storage(new_storage):
     """An empty storage in memory that can be told to fail."""
-    return FlakyStorage(f"memory://engine-{next(_numbers)}/run")
+    return new_storage()
 
 
 @pytest.fixture
