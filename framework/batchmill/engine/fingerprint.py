@@ -11,6 +11,7 @@ from batchmill.components import ComponentRegistry, Kind
 from batchmill.contracts.dataset import Identified
 from batchmill.contracts.run import RunRequest, Selection
 from batchmill.engine.serialization import canonical_json, sha256_hex
+from batchmill.errors import ConfigError
 
 # Rows of in-memory data that stand for its contents; reading all of it at every start would cost too much.
 _SAMPLED_ROWS = 64
@@ -28,6 +29,9 @@ def fingerprint_facts(
         registry: Tells where named components come from.
         dataset: The built dataset.
         model: Name, version and digest of the linked model version, if there is one.
+
+    Raises:
+        ConfigError: A value is not JSON, so it could not be compared on resume; the message names its key.
     """
     facts: dict[str, Any] = {
         "batch_size": request.batch_size,
@@ -51,6 +55,8 @@ def fingerprint_facts(
         facts.update(_selection_facts(kind, key, selection, registry))
     for name in sorted(request.hparams):
         facts[f"hparams.{name}"] = request.hparams[name]
+    for key, value in facts.items():
+        _check_json(f"identity() of dataset {type(dataset).__qualname__}" if key == "dataset.identity" else key, value)
     return facts
 
 
@@ -75,7 +81,7 @@ def dataset_identity(dataset: Any) -> Any:
         return dataset.identity()
     name = type(dataset).__qualname__
     tensors = getattr(dataset, "tensors", None)
-    if not isinstance(tensors, tuple):
+    if not isinstance(tensors, tuple) or not all(_is_tensor(tensor) for tensor in tensors):
         return {"class": name}
     digest = hashlib.sha256()
     shapes = []
@@ -86,6 +92,22 @@ def dataset_identity(dataset: Any) -> Any:
         digest.update(repr(tensor[:rows:step].tolist()).encode())
         digest.update(repr(tensor[max(0, rows - 1) :].tolist()).encode())
     return {"class": name, "tensors": shapes, "rows": digest.hexdigest()}
+
+
+def _is_tensor(value: Any) -> bool:
+    import torch  # not at the top: runs are also opened for reading, without torch
+
+    return isinstance(value, torch.Tensor)
+
+
+def _check_json(key: str, value: Any) -> None:
+    try:
+        canonical_json(value)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{key} is {value!r}, which is not JSON ({error}); it is kept in run.json and compared on resume. "
+            f"Give plain numbers, strings, lists and dicts."
+        ) from error
 
 
 def _selection_facts(kind: Kind, key: str, selection: Selection, registry: ComponentRegistry) -> dict[str, Any]:
