@@ -123,6 +123,15 @@ class BatchSource:
                 raise self._failure(batch_idx, batch.message)
             yield self._grid.chunk_of_batch(batch_idx), batch_idx, batch
 
+    def close(self) -> None:
+        """End the loader processes; called once nothing is read any more.
+
+        They are told to leave when the loader is freed. Left to the interpreter's exit they would be sent SIGTERM,
+        which they ignore, and be waited for without end.
+        """
+        self._feed = iter(())
+        self._loader = None
+
     def _read_here(self, chunks: Iterator[int]) -> Iterator[tuple[int, int, Any]]:
         read, batch_range = self._read, self._grid.batch_range
         for chunk in chunks:

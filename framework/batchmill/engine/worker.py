@@ -66,6 +66,7 @@ class Worker:
             self.committer.drain()
         finally:
             self.committer.close()
+            self.source.close()
         return not self.stop.requested
 
     def _next_or_wait(self) -> int | None:

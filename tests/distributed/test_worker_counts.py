@@ -1,0 +1,69 @@
+"""The same run on 1, 2, 3 and 5 workers: equal rows and a byte-identical ``result.json``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from checker import CheckedRun, check_complete, rows_of
+from job_requests import SAMPLES, job, on, run_here
+from oracle import assert_doubler
+from process_fixtures import linux_only
+from processes import Launcher
+
+from batchmill.contracts.run import RunRequest, Selection
+from batchmill.inspection import verify_run
+
+pytestmark = linux_only
+
+COLUMN_REDUCERS = {
+    "rows": Selection("count", {"column": "y"}),
+    "total": Selection("sum", {"column": "y"}),
+    "average": Selection("mean", {"column": "y"}),
+    "least": Selection("min", {"column": "y"}),
+    "spread": Selection("histogram", {"column": "y", "bins": 7, "low": 0.0, "high": 3000.0}),
+}
+CLASS_REDUCERS = {
+    "accuracy": Selection("accuracy", {"prediction": "prediction", "target": "label"}),
+    "confusion": Selection("confusion_matrix", {"prediction": "prediction", "target": "label", "labels": 4}),
+    "score": Selection("mean", {"column": "scores"}),
+}
+
+JOBS = {
+    "static": {"claims": "static", "reducers": COLUMN_REDUCERS},
+    "dynamic": {"claims": "dynamic", "reducers": COLUMN_REDUCERS},
+    "linear": {"processor": "Linear", "dataset": "vectors", "samples": 301, "reducers": CLASS_REDUCERS},
+    "cnn": {"processor": "SmallCnn", "dataset": "images", "samples": 111, "batch_size": 8},
+    "loader processes": {"loader": {"num_workers": 2}, "settings": {"pause": 0.005}},
+}
+
+
+def finished(launch: Launcher, request: RunRequest, nproc: int, output: Path) -> CheckedRun:
+    """Run a request on ``nproc`` workers in an output folder of its own and check it."""
+    folder = output / f"w{nproc}"
+    request = on(job_in(request, folder), nproc)
+    if nproc == 1:
+        assert run_here(request).complete
+    else:
+        launch.job(request).finish(0)
+    report = verify_run(str(folder / "run"))
+    assert report.ok and report.complete, report.problems
+    return check_complete(folder / "run")
+
+
+def job_in(request: RunRequest, folder: Path) -> RunRequest:
+    import dataclasses
+
+    return dataclasses.replace(request, output=str(folder))
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_any_number_of_workers_gives_the_same_bytes(launch: Launcher, output: Path, name: str) -> None:
+    request = job(output, **JOBS[name])
+    alone = finished(launch, request, 1, output)
+    for nproc in (2, 3, 5) if name in ("static", "linear") else (3,):
+        together = finished(launch, request, nproc, output)
+        assert together.result_bytes == alone.result_bytes
+        assert rows_of(together) == rows_of(alone)
+    if "processor" not in JOBS[name]:
+        assert_doubler(alone, extra_metrics=COLUMN_REDUCERS)

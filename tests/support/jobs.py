@@ -1,0 +1,220 @@
+"""Datasets, processors and reducers of the process-level tests, importable as ``jobs:Name`` in any worker.
+
+Everything here is deterministic unless its name says otherwise, so that a run's outputs and metrics can be
+computed in plain Python (``oracle.py``) or compared with those of another run, bit for bit.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset, TensorDataset
+
+import batchmill
+
+WIDTH = 16
+
+
+def value_of(index: int) -> float:
+    """A float without a short binary form, different for every sample."""
+    return (index * 2654435761 % 1000003) / 997.0
+
+
+class Values(Dataset):
+    """Sample i is ``{"x": value_of(i), "i": i}``; read one by one."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"x": torch.tensor(value_of(index), dtype=torch.float64), "i": index}
+
+
+class BrokenSample(Values):
+    """``Values`` whose sample ``bad`` cannot be read."""
+
+    def __init__(self, n: int, bad: int) -> None:
+        super().__init__(n)
+        self.bad = bad
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if index == self.bad:
+            raise OSError(f"sample {index} is on a bad sector")
+        return super().__getitem__(index)
+
+
+def vectors(n: int, seed: int = 7) -> TensorDataset:
+    """n vectors of WIDTH float32 and a label each, in memory, sliced by the engine."""
+    generator = torch.Generator().manual_seed(seed)
+    return TensorDataset(torch.randn(n, WIDTH, generator=generator), torch.randint(0, 4, (n,), generator=generator))
+
+
+def images(n: int, seed: int = 7) -> TensorDataset:
+    """n images of 1 x 12 x 12 float32."""
+    generator = torch.Generator().manual_seed(seed)
+    return TensorDataset(torch.randn(n, 1, 12, 12, generator=generator))
+
+
+class PlainFloatSum(batchmill.MetricReducer):
+    """A user's reducer that adds floats as they come: its result depends on how samples are grouped."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.total, self.count = 0.0, 0
+
+    def update(self, values: list[float]) -> None:
+        for value in values:
+            self.total += value
+            self.count += 1
+
+    def per_slot_reduce(self) -> dict[str, float | int]:
+        return {"total": self.total, "count": self.count}
+
+    def cross_slot_reduce(self, per_slot_metrics: Any) -> float:
+        total = 0.0
+        for partial in per_slot_metrics:
+            total += partial["total"]
+        return total
+
+
+class Doubler(batchmill.TorchBatchProcessor):
+    """Returns ``y = 2 x + 1`` and reduces; the cheapest processor with outputs and float metrics.
+
+    Args:
+        context: From the engine.
+        pause: Seconds to sleep in each batch, so that there is time for faults.
+        journal: File to append ``pid batch_idx`` to, one line per batch processed; empty for none.
+    """
+
+    def __init__(self, context: batchmill.TorchBatchProcessorContext, pause: float = 0.0, journal: str = "") -> None:
+        self.context, self.pause, self.journal = context, pause, journal
+        self.plain_sum = context.wrap_reducer(PlainFloatSum(), "plain_sum")
+        self.largest = context.wrap_reducer(batchmill.Reducer.MAX, "largest")
+
+    def process_batch(self, batch: Any, batch_idx: int) -> Any:
+        if self.journal:
+            with open(self.journal, "a") as file:
+                file.write(f"{os.getpid()} {batch_idx}\n")
+        if self.pause:
+            time.sleep(self.pause)
+        y = 2 * batch["x"] + 1
+        self.plain_sum.update(y.tolist())
+        self.largest.update(y.max())
+        return {"y": y, "i": batch["i"]}
+
+
+class Linear(batchmill.TorchBatchProcessor):
+    """A linear layer with fixed weights over ``vectors``; float32 outputs and a plain float sum of losses."""
+
+    def __init__(self, context: batchmill.TorchBatchProcessorContext, pause: float = 0.0) -> None:
+        self.pause = pause
+        torch.manual_seed(11)
+        self.model = context.prepare_model_for_inference(torch.nn.Linear(WIDTH, 4))
+        self.losses = context.wrap_reducer(PlainFloatSum(), "loss")
+
+    @torch.no_grad()
+    def process_batch(self, batch: Any, batch_idx: int) -> Any:
+        time.sleep(self.pause)
+        vectors, labels = batch
+        scores = self.model(vectors)
+        losses = torch.nn.functional.cross_entropy(scores, labels, reduction="none")
+        self.losses.update(losses.tolist())
+        return {"scores": scores, "prediction": scores.argmax(dim=1), "label": labels}
+
+
+class SmallCnn(batchmill.TorchBatchProcessor):
+    """A small convolutional network over ``images``."""
+
+    def __init__(self, context: batchmill.TorchBatchProcessorContext) -> None:
+        torch.manual_seed(12)
+        self.model = context.prepare_model_for_inference(
+            torch.nn.Sequential(
+                torch.nn.Conv2d(1, 8, 3),
+                torch.nn.ReLU(),
+                torch.nn.MaxPool2d(2),
+                torch.nn.Conv2d(8, 16, 3),
+                torch.nn.ReLU(),
+                torch.nn.Flatten(),
+                torch.nn.Linear(16 * 9, 10),
+                torch.nn.Softmax(dim=1),
+            )
+        )
+        self.sum = context.wrap_reducer(PlainFloatSum(), "sum")
+
+    @torch.no_grad()
+    def process_batch(self, batch: Any, batch_idx: int) -> Any:
+        scores = self.model(batch[0])
+        self.sum.update(scores[:, 0].tolist())
+        return scores
+
+
+class Random(Doubler):
+    """Not deterministic on purpose: each attempt at a batch gives other numbers, the same within the batch."""
+
+    def process_batch(self, batch: Any, batch_idx: int) -> Any:
+        rows = super().process_batch(batch, batch_idx)
+        return {**rows, "attempt": [random.SystemRandom().random()] * len(rows["y"])}
+
+
+class Fails(Doubler):
+    """Raises on one batch while the file ``unless`` is not there."""
+
+    def __init__(
+        self, context: batchmill.TorchBatchProcessorContext, batch: int, unless: str = "", pause: float = 0.0
+    ) -> None:
+        super().__init__(context, pause)
+        self.batch, self.unless = batch, unless
+
+    def process_batch(self, batch: Any, batch_idx: int) -> Any:
+        if batch_idx == self.batch and not (self.unless and Path(self.unless).exists()):
+            self.trip_over(batch)
+        return super().process_batch(batch, batch_idx)
+
+    def trip_over(self, batch: Any) -> None:
+        raise ZeroDivisionError("the user's own bug")
+
+
+class Dies(Doubler):
+    """Leaves its process without a word on one batch, by exit or by SIGKILL."""
+
+    def __init__(
+        self, context: batchmill.TorchBatchProcessorContext, batch: int, how: str = "exit", once: str = ""
+    ) -> None:
+        super().__init__(context)
+        self.batch, self.how, self.once = batch, how, once
+
+    def process_batch(self, batch: Any, batch_idx: int) -> Any:
+        if batch_idx == self.batch and (not self.once or first_time(self.once)):
+            if self.how == "exit":
+                os._exit(3)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().process_batch(batch, batch_idx)
+
+
+class ThreadCount(Doubler):
+    """Returns the number of torch threads with every row, and a matrix product whose bits depend on it."""
+
+    def process_batch(self, batch: Any, batch_idx: int) -> Any:
+        rows = super().process_batch(batch, batch_idx)
+        threads = torch.full((len(rows["y"]),), torch.get_num_threads())
+        return {**rows, "threads": threads}
+
+
+def first_time(path: str) -> bool:
+    """Return whether no process has called this with ``path`` before."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        return False
+    return True
