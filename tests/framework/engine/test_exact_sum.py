@@ -67,9 +67,7 @@ def test_narrow_floats_of_any_shape(array):
     expected.add([float(value) for value in array.reshape(-1)])
     assert sum_of(array).state() == expected.state()
     assert (
-        Fraction(int(sum_of(array).state()["mantissa"], 16))
-        * Fraction(2) ** sum_of(array).state()["exponent"]
-        == exact
+        Fraction(int(sum_of(array).state()["mantissa"], 16)) * Fraction(2) ** sum_of(array).state()["exponent"] == exact
     )
 
 
@@ -94,9 +92,7 @@ def test_integers_beyond_float_precision_are_exact():
 
 
 def test_large_array_is_exact_across_blocks_and_emptied_bins(monkeypatch):
-    values = np.random.default_rng(0).lognormal(0, 30, 100_000) * np.random.default_rng(1).choice(
-        [-1, 1], 100_000
-    )
+    values = np.random.default_rng(0).lognormal(0, 30, 100_000) * np.random.default_rng(1).choice([-1, 1], 100_000)
     monkeypatch.setattr(exact_sum, "_PENDING_LIMIT", 40_000)
     assert sum_of(values).value() == math.fsum(values)
 
@@ -107,10 +103,7 @@ def test_bins_stay_exact_at_their_limit():
     for value in (largest, smallest, 1 + 2.0**-52):
         total = sum_of(np.full(300_000, value))
         state = total.state()
-        assert (
-            Fraction(int(state["mantissa"], 16)) * Fraction(2) ** state["exponent"]
-            == Fraction(value) * 300_000
-        )
+        assert Fraction(int(state["mantissa"], 16)) * Fraction(2) ** state["exponent"] == Fraction(value) * 300_000
     # The proof for the full limit: both halves of any mantissa fit float64's 53 bits that many times.
     assert exact_sum._PENDING_LIMIT * 2**exact_sum._HIGH_BITS <= 2**53
     assert exact_sum._PENDING_LIMIT * 2**exact_sum._LOW_BITS <= 2**53
