@@ -17,8 +17,7 @@ from batchmill_plugins.datasets._identity import content_identity
 class FileDataset(torch.utils.data.Dataset[dict[str, Any]]):
     """A dataset whose samples are read from files by range.
 
-    Instances can be sent to other processes; what they keep open is opened anew there. Each is for one
-    thread.
+    Instances can be sent to other processes; what they keep open is opened anew there. Each is for one thread.
 
     Args:
         files: The files, in the order of their samples.
@@ -59,8 +58,7 @@ def find_files(path: str, suffixes: Sequence[str]) -> list[Path]:
 
     Args:
         path: A file; a folder, which stands for the files directly in it whose names end in one of the
-            suffixes and do not start with ``.`` or ``_``; or a glob pattern, in which ``**`` stands for any
-            depth.
+            suffixes and do not start with ``.`` or ``_``; or a glob pattern, in which ``**`` stands for any depth.
         suffixes: Endings such as ``.parquet``.
 
     Returns:

@@ -25,8 +25,7 @@ class JsonlDataset(FileDataset):
     """Samples are the lines of JSON-lines files, each an object, in the order of the files' names.
 
     A column becomes a tensor if the first row of all holds a number there (bool, int64 or float64) or if
-    ``dtypes`` names it; else it becomes a list. The choice never depends on the batch. Blank lines do not
-    count.
+    ``dtypes`` names it; else it becomes a list. The choice never depends on the batch. Blank lines do not count.
 
     Args:
         path: A file, a folder or a glob pattern.
