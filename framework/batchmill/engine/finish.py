@@ -10,7 +10,9 @@ from batchmill.contracts.run import RunResult
 from batchmill.engine.commit_log import COMMITS, FILES, PARTS, named_paths, with_retries
 from batchmill.engine.reduction import ReducerSet
 from batchmill.engine.run_directory import FORMAT, RESULT, SUCCESS, RunDirectory
-from batchmill.engine.serialization import canonical_json, sha256_hex
+from batchmill.engine.serialization import canonical_json, seal, sha256_hex
+
+Restore = Callable[[Sequence[Mapping[str, Any]]], None]
 
 # Records are small and mostly wait for storage.
 _READING_THREADS = 16
@@ -22,9 +24,7 @@ def read_records(run: RunDirectory, chunks: list[int]) -> Iterator[dict[str, Any
         yield from pool.map(run.log.read, chunks)
 
 
-def finish_run(
-    run: RunDirectory, reducers: ReducerSet, restore: Callable[[Sequence[Mapping[str, Any]]], None]
-) -> dict[str, Any]:
+def finish_run(run: RunDirectory, reducers: ReducerSet, restore: Restore) -> dict[str, Any]:
     """Fold a run whose every chunk is committed and write its result. Safe for any number of workers at once.
 
     The result's bytes depend on the records' contents only, never on who folds, so the first writer wins and
@@ -33,7 +33,8 @@ def finish_run(
     Args:
         run: The run.
         reducers: This worker's reducers; their present state is not used.
-        restore: Called with the reports of all records, which a crash may have kept from the tracker.
+        restore: Called with the reports of all records, which a crash may have kept from the tracker, and of the
+            final metrics.
 
     Returns:
         ``result.json`` as stored.
@@ -41,25 +42,48 @@ def finish_run(
     Raises:
         ReducerError: A reducer failed; the message names it.
     """
-    stored = run.read_result()
+    stored, first = run.read_result(), False
     if stored is None:
         # All names must be durable before a result says so: a record may be visible and not yet on the disk.
         with_retries(lambda: run.storage.sync(COMMITS))
-        result = _fold(run, reducers, restore)
-        data = canonical_json(result)
+        data = seal(_fold(run, reducers, restore))
         first = with_retries(lambda: run.storage.put_if_absent(RESULT, data))
         stored = run.read_result()
         assert stored is not None, "the result was just written"
-        if first:
-            collect_garbage(run, stored)
-    digest = sha256_hex(canonical_json(stored))
-    with_retries(lambda: run.storage.put_if_absent(SUCCESS, f"{digest}\n".encode()))
+    settle_run(run, stored, restore, collect=first)
     return stored
 
 
-def _fold(
-    run: RunDirectory, reducers: ReducerSet, restore: Callable[[Sequence[Mapping[str, Any]]], None]
-) -> dict[str, Any]:
+def settle_run(run: RunDirectory, stored: Mapping[str, Any], restore: Restore, *, collect: bool) -> None:
+    """Do what follows a result: its metrics to the tracker, garbage away, and ``_SUCCESS`` last. Repeating it is safe.
+
+    Args:
+        run: The run.
+        stored: Its ``result.json``.
+        restore: Called with the report of the final metrics.
+        collect: Whether to delete what no record names.
+    """
+    restore(final_reports(run, stored))
+    if collect:
+        collect_garbage(run, stored)
+    digest = sha256_hex(canonical_json(stored))
+    with_retries(lambda: run.storage.put_if_absent(SUCCESS, f"{digest}\n".encode()))
+
+
+def final_reports(run: RunDirectory, stored: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the report of the final metrics, in group ``validation`` as in the seed; None has nothing to say."""
+    known = {name: value for name, value in stored["metrics"].items() if value is not None}
+    report = {
+        "group": "validation",
+        "steps_completed": run.grid.batches,
+        "metrics": known,
+        "rank": 0,
+        "time": run.manifest["created"],
+    }
+    return [report] if known else []
+
+
+def _fold(run: RunDirectory, reducers: ReducerSet, restore: Restore) -> dict[str, Any]:
     partials: list[Mapping[str, Any]] = []
     outputs: list[dict[str, Any]] = []
     files: list[dict[str, Any]] = []

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
@@ -21,16 +22,17 @@ from batchmill.contracts.processor import TorchBatchProcessor
 from batchmill.contracts.profiler import DISABLED_PROFILER, Profiler
 from batchmill.contracts.run import RunRequest, RunResult
 from batchmill.engine.claims import Takeover
+from batchmill.engine.commit_log import with_retries
 from batchmill.engine.committer import Committer
 from batchmill.engine.context import TorchBatchProcessorContext, choose_device
 from batchmill.engine.cores import available_cores
-from batchmill.engine.finish import finish_run, result_of
+from batchmill.engine.finish import final_reports, finish_run, result_of, settle_run
 from batchmill.engine.opening import OpenedRun, open_run
 from batchmill.engine.profiling import TraceProfiler
 from batchmill.engine.reading import BatchSource
 from batchmill.engine.reduction import ReducerSet
-from batchmill.engine.run_directory import RunDirectory
-from batchmill.engine.sideline import Sideline
+from batchmill.engine.run_directory import SUCCESS, RunDirectory
+from batchmill.engine.sideline import Sideline, restore_reports
 from batchmill.engine.stopping import StopFlag
 from batchmill.engine.worker import Progress, Worker, user_error
 from batchmill.errors import ConfigError, ConfigMismatchError, PluginError
@@ -81,6 +83,8 @@ def execute(request: RunRequest, registry: ComponentRegistry, surroundings: Surr
     surroundings.opened(run, committed)
     stored = run.read_result()
     if stored is not None:
+        if not with_retries(lambda: run.storage.exists(SUCCESS)):  # a crash came between the two
+            settle_run(run, stored, partial(restore_reports, opened.tracker, run.run_id), collect=True)
         return result_of(run, stored)
     with ExitStack() as stack:
         stack.enter_context(client.use(opened.tracker))
@@ -134,7 +138,8 @@ def _execute_open(opened: OpenedRun, committed: set[int], surroundings: Surround
         if not complete:
             return result_of(run, None, surroundings.stop.reason)
         stored = finish_run(run, reducers, sideline.restore)
-        _report_final(sideline, run, stored["metrics"], announce=distributed.rank == 0)
+        if distributed.rank == 0:
+            sideline.announce(final_reports(run, stored))
         result = result_of(run, stored)
         try:
             processor.on_finish()
@@ -238,20 +243,6 @@ def _check_partials(run: RunDirectory, committed: set[int], reducers: ReducerSet
     before = list(run.log.read_partials(run.log.read(min(committed))))
     if sorted(before) != sorted(reducers.names):
         raise ConfigMismatchError(run.run_id, {"reducers": (sorted(before), sorted(reducers.names))})
-
-
-def _report_final(sideline: Sideline, run: RunDirectory, metrics: Mapping[str, Any], announce: bool) -> None:
-    """Report the final metrics in group ``validation``, as the seed does; what is None has nothing to say."""
-    known = {name: value for name, value in metrics.items() if value is not None}
-    if known:
-        report = {
-            "group": "validation",
-            "steps_completed": run.grid.batches,
-            "metrics": known,
-            "rank": 0,
-            "time": run.manifest["created"],
-        }
-        (sideline.deliver if announce else sideline.restore)([report])
 
 
 def _hparams(request: RunRequest, version: ModelVersion | None) -> dict[str, Any]:

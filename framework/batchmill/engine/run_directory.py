@@ -45,14 +45,16 @@ class RunDirectory:
         return self.storage.url
 
     def read_result(self) -> dict[str, Any] | None:
-        """Return ``result.json``, or None while the run is not complete."""
+        """Return ``result.json``, or None while the run is not complete.
+
+        Raises:
+            CorruptRunError: It is damaged.
+        """
         try:
-            found: dict[str, Any] = json.loads(with_retries(lambda: self.storage.get(RESULT)))
+            data = with_retries(lambda: self.storage.get(RESULT))
         except ObjectNotFoundError:
             return None
-        except ValueError as error:
-            raise CorruptRunError(f"{self.path}/{RESULT} is damaged: {error}.") from error
-        return found
+        return unseal(data, f"{self.path}/{RESULT}")
 
 
 def check_run_id(run_id: str) -> str:
@@ -141,9 +143,9 @@ def open_existing(storage: Storage) -> RunDirectory:
             f"There is no run at {storage.url} (no {MANIFEST} there). 'batchmill ls' lists the runs."
         ) from None
     manifest = unseal(data, f"{storage.url}/{MANIFEST}")
-    if manifest["format"] != FORMAT:
+    if manifest.get("format") != FORMAT:
         raise CorruptRunError(
-            f"{storage.url} has format {manifest['format']}; this version of Batchmill reads format {FORMAT}."
+            f"{storage.url} has format {manifest.get('format')}; this version of Batchmill reads format {FORMAT}."
         )
     grid = Grid(manifest["samples"], manifest["batch_size"], manifest["chunk_batches"])
     return RunDirectory(manifest["run_id"], storage, manifest, grid, CommitLog(storage, grid.chunks))

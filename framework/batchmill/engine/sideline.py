@@ -119,19 +119,28 @@ class Sideline:
     def deliver(self, reports: Sequence[Mapping[str, Any]]) -> None:
         """Pass this worker's committed reports on to the tracker and to whoever listens."""
         self.restore(reports)
+        self.announce(reports)
+
+    def announce(self, reports: Sequence[Mapping[str, Any]]) -> None:
+        """Tell whoever listens of reports that the tracker has."""
         for report in reports:
             self._announce(report["group"], report["steps_completed"], report["metrics"])
 
     def restore(self, reports: Sequence[Mapping[str, Any]]) -> None:
         """Pass anyone's committed reports on to the tracker; repeating it changes nothing."""
-        for report in reports:
-            self._tracker.report(
-                MetricsRecord(
-                    run_id=self._run_id,
-                    group=report["group"],
-                    steps_completed=report["steps_completed"],
-                    metrics=report["metrics"],
-                    end_time=report["time"],
-                    rank=report["rank"],
-                )
+        restore_reports(self._tracker, self._run_id, reports)
+
+
+def restore_reports(tracker: Tracker, run_id: str, reports: Sequence[Mapping[str, Any]]) -> None:
+    """Pass a run's committed reports on to a tracker; repeating it changes nothing."""
+    for report in reports:
+        tracker.report(
+            MetricsRecord(
+                run_id=run_id,
+                group=report["group"],
+                steps_completed=report["steps_completed"],
+                metrics=report["metrics"],
+                end_time=report["time"],
+                rank=report["rank"],
             )
+        )
