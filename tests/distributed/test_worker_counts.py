@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from checker import CheckedRun, check_complete, rows_of
-from job_requests import SAMPLES, job, on, run_here
+from job_requests import job, on, run_here
 from oracle import assert_doubler
 from process_fixtures import linux_only
 from processes import Launcher

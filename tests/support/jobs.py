@@ -218,3 +218,28 @@ def first_time(path: str) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+class Everything(Doubler):
+    """Uses every way out of a chunk: rows, files, reports, and a partial too large for the commit record."""
+
+    def __init__(self, context: batchmill.TorchBatchProcessorContext) -> None:
+        super().__init__(context)
+        self.blobs = context.wrap_reducer(_total_size, "blob_bytes")
+        self.seen: list[int] = []
+
+    def process_batch(self, batch: Any, batch_idx: int) -> Any:
+        self.seen.append(batch_idx)
+        self.blobs.update(bytes([batch_idx % 256]) * 220_000)
+        self.context.report_metrics("batches", batch_idx, {"first": int(batch["i"][0])})
+        return super().process_batch(batch, batch_idx)
+
+    def on_checkpoint_start(self) -> None:
+        with self.context.upload_path() as folder:
+            (folder / "notes").mkdir()
+            (folder / "notes" / "batches.txt").write_text(repr(self.seen))
+        self.seen = []
+
+
+def _total_size(blobs: list[bytes]) -> int:
+    return sum(map(len, blobs))

@@ -1,0 +1,107 @@
+"""kill -9 at every change of storage and tracker, in the middle of it or right after it; then resume.
+
+A crash right before a change is one right after the change before it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import sqlite3
+from pathlib import Path
+
+import pytest
+from checker import CheckedRun, check_complete, check_wreck
+from job_requests import job, run_here
+from oracle import assert_doubler
+from process_fixtures import linux_only
+from zygote import Zygote
+
+from batchmill.contracts.run import RunRequest, Selection
+from batchmill.inspection import verify_run
+
+pytestmark = linux_only
+
+SAMPLES = 13  # three batches, each a chunk
+MOST_CHANGES = 100
+
+
+def crashing(request: RunRequest, at: int, when: str) -> RunRequest:
+    settings = {"at": at, "when": when}
+    return dataclasses.replace(
+        request,
+        storage=Selection("crashing:CrashingStorage", settings),
+        tracker=Selection("crashing:CrashingTracker", settings),
+    )
+
+
+def small_job(output: Path) -> RunRequest:
+    return job(output, processor="Everything", samples=SAMPLES, launcher=Selection("in_process"))
+
+
+def ledger(output: Path) -> list[tuple[object, ...]]:
+    """Return all metrics in the tracker, without their times."""
+    with sqlite3.connect(output / "batchmill.sqlite") as connection:
+        query = "SELECT metric_group, steps_completed, rank, name, value FROM metric ORDER BY 1, 2, 3, 4"
+        return connection.execute(query).fetchall()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[CheckedRun, list[tuple[object, ...]]]:
+    output = tmp_path_factory.mktemp("undisturbed")
+    assert run_here(small_job(output)).complete
+    run = check_complete(output / "run", SAMPLES)
+    assert_doubler(run, extra_metrics=["blob_bytes"])
+    assert run.metrics["blob_bytes"] == 3 * 220_000
+    assert all("partials_file" in record for record in run.records)
+    assert len(run.result["files"]) == 3
+    metrics = ledger(output)
+    assert len(metrics) == 3 + 3
+    return run, metrics
+
+
+def assert_whole(output: Path, undisturbed: tuple[CheckedRun, list[tuple[object, ...]]]) -> None:
+    run = check_complete(output / "run", SAMPLES)
+    assert run.result_bytes == undisturbed[0].result_bytes
+    assert ledger(output) == undisturbed[1]
+    report = verify_run(str(output / "run"))
+    assert report.ok and report.complete, report.problems
+
+
+@pytest.mark.parametrize("when", ["torn", "after"])
+def test_one_crash_at_every_change(
+    zygote: Zygote, tmp_path: Path, undisturbed: tuple[CheckedRun, list[tuple[object, ...]]], when: str
+) -> None:
+    for at in range(1, MOST_CHANGES):
+        output = tmp_path / str(at)
+        request = small_job(output)
+        pid = zygote.fork("alone", {"request": crashing(request, at, when).to_json()})
+        code = zygote.wait(pid)[pid]
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL, zygote.logs()
+        if (output / "run" / "run.json").exists():
+            check_wreck(output / "run")
+        pid = zygote.fork("alone", {"request": request.to_json()})
+        assert zygote.wait(pid)[pid] == 0, f"resume after a crash {when} change {at}\n{zygote.logs()}"
+        try:
+            assert_whole(output, undisturbed)
+        except AssertionError as error:
+            raise AssertionError(f"after a crash {when} change {at}: {error}") from error
+    assert 20 < at < MOST_CHANGES - 1, f"the run had {at - 1} crash points"
+
+
+@pytest.mark.parametrize("when", ["before", "torn", "after"])
+def test_a_crash_in_every_incarnation(
+    zygote: Zygote, output: Path, undisturbed: tuple[CheckedRun, list[tuple[object, ...]]], when: str
+) -> None:
+    """Each incarnation gets eight changes far; that is enough for the run to end."""
+    request = small_job(output)
+    for incarnation in range(1, 20):
+        pid = zygote.fork("alone", {"request": crashing(request, 9, when).to_json()})
+        code = zygote.wait(pid)[pid]
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL, zygote.logs()
+    assert 2 < incarnation < 19
+    assert_whole(output, undisturbed)
