@@ -101,16 +101,17 @@ class Component:
         return found
 
 
-def setting(resolve: Kind | None = None, fingerprint: bool = True, **kwargs: Any) -> Any:
+def setting(resolve: Kind | None = None, fingerprint: bool = True, file: bool = False, **kwargs: Any) -> Any:
     """Return a dataclass field for a schema with Batchmill's own properties.
 
     Args:
         resolve: The value is the name of a registered component of this kind (or ``module:attribute`` where
             imports are allowed); the factory receives the registered object in its place.
         fingerprint: Whether a change of this setting may change results, and is so refused on resume.
+        file: The value is the path of a file whose contents, not its path, may change results; empty: no file.
         **kwargs: As for ``dataclasses.field``.
     """
-    return dataclasses.field(metadata={"resolve": resolve, "fingerprint": fingerprint}, **kwargs)
+    return dataclasses.field(metadata={"resolve": resolve, "fingerprint": fingerprint, "file": file}, **kwargs)
 
 
 class ComponentRegistry:

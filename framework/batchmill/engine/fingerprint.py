@@ -116,16 +116,24 @@ def _selection_facts(kind: Kind, key: str, selection: Selection, registry: Compo
         described = given if isinstance(given, type) else type(given)
         return {key: f"python:{described.__qualname__}"}
     facts: dict[str, Any] = {key: selection.name}
-    ignored: set[str] = set()
+    properties: dict[str, Mapping[str, Any]] = {}
     if ":" not in selection.name:
         component = registry.get(kind, selection.name)
         facts[f"{key}.plugin"] = component.version
-        ignored = {
-            field.name
-            for field in (dataclasses.fields(component.schema) if component.schema else ())
-            if not field.metadata.get("fingerprint", True)
-        }
+        if component.schema is not None:
+            properties = {field.name: field.metadata for field in dataclasses.fields(component.schema)}
     for name in sorted(selection.settings):
-        if name not in ignored:
-            facts[f"{key}.{name}"] = selection.settings[name]
+        known, value = properties.get(name, {}), selection.settings[name]
+        if known.get("file") and value:
+            facts[f"{key}.{name}.sha256"] = _file_digest(f"{key}.{name}", value)
+        elif known.get("fingerprint", True):
+            facts[f"{key}.{name}"] = value
     return facts
+
+
+def _file_digest(key: str, path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ConfigError(f"{key}={path} cannot be read: {error.strerror}.") from error

@@ -40,6 +40,7 @@ class RootConfig:
     max_batches: int | None = None
     seed: int = 0
     device: str = "auto"
+    threads: int | None = 1
     profile: bool = False
     allow_import: bool = False
     join: bool = False
@@ -60,7 +61,7 @@ def check_ranges(root: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: A value is out of its range; the message names the key and the range.
     """
-    for key in ("batch_size", "checkpoint_interval", "limit", "max_batches"):
+    for key in ("batch_size", "checkpoint_interval", "limit", "max_batches", "threads"):
         if root[key] is not None and root[key] < 1:
             raise ConfigError(f"{key}={root[key]} is out of range: expected a whole number of at least 1.")
     if not 0 <= root["seed"] < 2**32:

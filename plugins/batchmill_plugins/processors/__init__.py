@@ -48,8 +48,8 @@ class TorchModuleSettings:
 
     builder: str = batchmill.setting(resolve=batchmill.Kind.BUILDER, default="")
     builder_args: dict[str, Any] = field(default_factory=dict)
-    weights: str = ""
-    program: str = ""
+    weights: str = batchmill.setting(file=True, default="")
+    program: str = batchmill.setting(file=True, default="")
     inputs: list[str] = field(default_factory=list)
     output: str = "output"
     argmax: str = ""

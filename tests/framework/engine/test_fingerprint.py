@@ -183,3 +183,26 @@ class Lists(Dataset):
 def test_of_any_other_dataset_the_class_is_known():
     assert dataset_identity(Lists()) == {"class": "Lists"}
     assert dataset_identity([1, 2, 3]) == {"class": "list"}
+
+
+def test_a_file_setting_counts_by_its_contents_not_its_path(tmp_path):
+    @dataclasses.dataclass
+    class Weighted:
+        weights: str = setting(file=True, default="")
+
+    registry = ComponentRegistry()
+    registry.add(Kind.PROCESSOR, "weighted", lambda context, weights="": None, schema=Weighted)
+    for name, data in (("a", b"one"), ("b", b"one"), ("c", b"two")):
+        (tmp_path / name).write_bytes(data)
+
+    def facts(weights):
+        request = RunRequest(
+            processor=Selection("weighted", {"weights": weights}), dataset=Selection("", instance=[1]), writer=Selection("", instance=object())
+        )
+        return fingerprint_facts(request, registry, [1], None)
+
+    assert facts(str(tmp_path / "a")) == facts(str(tmp_path / "b"))
+    assert facts(str(tmp_path / "a")) != facts(str(tmp_path / "c"))
+    assert facts("")["processor.weights"] == ""
+    with pytest.raises(ConfigError, match=r"processor\.weights=.*missing.* cannot be read"):
+        facts(str(tmp_path / "missing"))
