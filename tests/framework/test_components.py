@@ -296,6 +296,6 @@ def test_setting_keeps_its_properties_and_its_default() -> None:
         plain: int = field(default=1)
 
     by_name = {f.name: f.metadata for f in dataclasses.fields(Settings)}
-    assert by_name["builder"] == {"resolve": Kind.BUILDER, "fingerprint": True}
-    assert by_name["workers"] == {"resolve": None, "fingerprint": False}
+    assert by_name["builder"] == {"resolve": Kind.BUILDER, "fingerprint": True, "file": False}
+    assert by_name["workers"] == {"resolve": None, "fingerprint": False, "file": False}
     assert Settings() == Settings("", 0, [], 1)
