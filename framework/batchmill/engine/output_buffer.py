@@ -6,7 +6,7 @@ thread encodes without touching Python rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -47,7 +47,7 @@ class OutputBuffer:
             OutputError: A column has the wrong length, changes its shape, or appears only in some batches.
         """
         rows, place = stop - start, f"samples {start}..{stop - 1}"
-        columns = {name: _normalise(values) for name, values in _as_columns(outputs, place).items()}
+        columns = {name: _normalised(name, values, place) for name, values in _as_columns(outputs, place).items()}
         if self._rows and columns.keys() != set(self._order):
             raise OutputError(
                 f"The processor returned columns {_listed(columns)} for {place}, but {_listed(self._order)} before. "
@@ -90,7 +90,7 @@ class OutputBuffer:
         elif array.shape[1:] != values.shape[1:] or array.dtype != values.dtype:
             raise OutputError(
                 f"Column {name!r} holds {values.dtype} of shape {values.shape[1:]} a sample for {place}, but "
-                f"{array.dtype} of shape {array.shape[1:]} before. Return lists of per-sample values where sizes differ."
+                f"{array.dtype} of shape {array.shape[1:]} before. Return lists of values where sizes differ."
             )
         array[self._rows : self._rows + len(values)] = values
 
@@ -124,6 +124,18 @@ def _as_columns(outputs: Any, place: str) -> Mapping[str, Any]:
     )
 
 
+def _normalised(name: str, values: Any, place: str) -> npt.NDArray[Any] | list[Any]:
+    if isinstance(values, (str, bytes, Mapping, Set)) or not isinstance(values, (torch.Tensor, Iterable)):
+        raise OutputError(
+            f"Column {name!r} is a {type(values).__name__} for {place}; expected one value per sample: a tensor, an "
+            f"array or a sequence."
+        )
+    try:
+        return _normalise(values)
+    except (TypeError, RuntimeError) as error:
+        raise OutputError(f"Column {name!r} cannot be copied for {place}: {error}") from error
+
+
 def _normalise(values: Any) -> npt.NDArray[Any] | list[Any]:
     if isinstance(values, torch.Tensor):
         tensor = values.detach()
@@ -138,8 +150,8 @@ def _normalise(values: Any) -> npt.NDArray[Any] | list[Any]:
     if items and all(isinstance(item, torch.Tensor) for item in items):
         if len({(item.shape, item.dtype) for item in items}) == 1:
             return _normalise(torch.stack(items))
-        return [_normalise(item) if item.ndim else item.item() for item in items]
-    return items
+        items = [_normalise(item) if item.ndim else item.item() for item in items]
+    return [item.copy() if isinstance(item, np.ndarray) else item for item in items]
 
 
 def _listed(names: Any) -> str:
