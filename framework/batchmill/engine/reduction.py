@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from functools import partial
 from itertools import chain
+from types import MethodType
 from typing import Any
 
 from batchmill.contracts.reducer import MetricReducer
@@ -136,9 +137,10 @@ class ReducerSet:
                 f"wrap_reducer was given a {type(reducer).__name__}; expected a MetricReducer, a member of "
                 f"batchmill.Reducer or a function of a list of values."
             )
+        if name is not None and (not isinstance(name, str) or not name):
+            raise ReducerError(f"The name of a metric is {name!r}; expected a non-empty string, or None.")
         for known, other in self._reducers.items():
-            same = other is wrapped or (isinstance(other, FunctionReducer) and other.function is reducer)
-            if same:
+            if other is wrapped or (isinstance(other, FunctionReducer) and _same_function(other.function, reducer)):
                 raise ReducerError(f"The reducer {_describe(reducer)} was wrapped before, as {known!r}.")
         if name is None:
             name = f"#{len(self._unnamed)}:{type(wrapped).__name__}"
@@ -160,7 +162,7 @@ class ReducerSet:
             taken = self._call(name, reducer.per_slot_reduce)
             try:
                 partials[name] = encode_value(taken)
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, RuntimeError) as error:  # torch tells of odd dtypes by RuntimeError
                 raise ReducerError(f"The partial of reducer {name!r} cannot be stored: {error}.") from error
             self._call(name, reducer.reset)
         return partials
@@ -183,7 +185,8 @@ class ReducerSet:
                 if name not in of_chunk:
                     raise ReducerError(
                         f"Chunk {chunk} was committed without reducer {name!r} "
-                        f"(it has {', '.join(of_chunk) or 'none'}). The processor was changed since; start a new run_id."
+                        f"(it has {', '.join(of_chunk) or 'none'}). The processor was changed since; start a new "
+                        f"run_id."
                     )
             decoded = [decode_value(of_chunk[name]) for of_chunk in partials]
             result = self._call(name, partial(reducer.cross_slot_reduce, decoded))
@@ -206,7 +209,9 @@ class ReducerSet:
                 f"Reducer {name[1:]} was wrapped without a name and returned a {type(result).__name__}; expected a "
                 f"dict of metrics. Wrap it with a name to return one value."
             )
-        return {str(key): plain_metric(f"{name[1:]}.{key}", value) for key, value in result.items()}
+        return {
+            key: plain_metric(f"{name[1:]}.{key}", value) for key, value in _with_text_keys(name[1:], result).items()
+        }
 
     def _call(self, name: str, function: Callable[[], Any]) -> Any:
         try:
@@ -224,7 +229,9 @@ def plain_metric(name: str, value: Any) -> Any:
     """
     if hasattr(value, "tolist"):
         value = value.tolist()
-    if value is None or isinstance(value, (bool, int, str)):
+    if isinstance(value, str):
+        return _checked_text(name, value)
+    if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, float):
         if not math.isfinite(value):
@@ -233,8 +240,31 @@ def plain_metric(name: str, value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain_metric(name, item) for item in value]
     if isinstance(value, dict):
-        return {str(key): plain_metric(name, item) for key, item in value.items()}
+        return {key: plain_metric(name, item) for key, item in _with_text_keys(name, value).items()}
     raise ReducerError(f"Metric {name!r} is a {type(value).__name__}; expected a JSON value.")
+
+
+def _with_text_keys(name: str, values: Mapping[Any, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        text = _checked_text(name, str(key))
+        if text in found:
+            raise ReducerError(f"Metric {name!r} has two keys that are both written {text!r}.")
+        found[text] = value
+    return found
+
+
+def _checked_text(name: str, text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ReducerError(f"Metric {name!r} holds {text!r}, which is not valid Unicode.") from error
+    return text
+
+
+def _same_function(one: Any, other: Any) -> bool:
+    # A method is a new object each time it is looked up, and only methods compare in a known way.
+    return one is other or (isinstance(one, MethodType) and isinstance(other, MethodType) and one == other)
 
 
 def _describe(reducer: Any) -> str:

@@ -1,0 +1,318 @@
+import functools
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchmill import MetricReducer, Reducer, ReducerError
+from batchmill.engine.reduction import FunctionReducer, ReducerSet, ValueReducer, plain_metric
+from batchmill.engine.serialization import canonical_json
+
+numbers = st.floats(min_value=-1e200, max_value=1e200)
+weights = st.floats(min_value=1e-3, max_value=1e3)
+
+
+class Total(MetricReducer):
+    def __init__(self):
+        self.reset()
+
+    def reset(self):
+        self.values = []
+
+    def update(self, value):
+        self.values.append(value)
+
+    def per_slot_reduce(self):
+        return sum(self.values)
+
+    def cross_slot_reduce(self, per_slot_metrics):
+        return sum(per_slot_metrics)
+
+
+class Several(Total):
+    def cross_slot_reduce(self, per_slot_metrics):
+        return {"total": sum(per_slot_metrics), "chunks": len(per_slot_metrics)}
+
+
+class Broken(Total):
+    """Fails at the step it is told to."""
+
+    def __init__(self, step):
+        self.step = None
+        super().__init__()
+        self.step = step
+
+    def _maybe(self, step):
+        if self.step == step:
+            raise KeyError("colour")
+
+    def reset(self):
+        self._maybe("reset")
+        super().reset()
+
+    def per_slot_reduce(self):
+        self._maybe("per_slot_reduce")
+        return super().per_slot_reduce()
+
+    def cross_slot_reduce(self, per_slot_metrics):
+        self._maybe("cross_slot_reduce")
+        return super().cross_slot_reduce(per_slot_metrics)
+
+
+def stored(partials):
+    """Through the stored form, as a resume sees them."""
+    return json.loads(canonical_json(partials))
+
+
+def run(chunks, *wraps):
+    """Feed chunks of (value, ...) to every reducer and fold what they give."""
+    reducers = ReducerSet()
+    wrapped = [reducers.wrap(reducer, name) for reducer, name in wraps]
+    partials = []
+    for chunk in chunks:
+        for values in chunk:
+            for reducer in wrapped:
+                reducer.update(*values)
+        partials.append(stored(reducers.take_partials()))
+    return reducers.fold(partials)
+
+
+chunked = st.lists(st.lists(st.tuples(numbers, weights), max_size=4), min_size=1, max_size=5)
+
+
+@given(chunked, st.integers(1, 4))
+def test_ready_made_reductions_do_not_depend_on_chunks(chunks, size):
+    flat = [item for chunk in chunks for item in chunk]
+    regrouped = [flat[i : i + size] for i in range(0, len(flat), size)] or [[]]
+    wraps = [(member, member.value) for member in Reducer]
+    assert run(chunks, *wraps) == run(regrouped, *wraps)
+
+
+@given(chunked)
+def test_ready_made_reductions_give_what_their_names_say(chunks):
+    flat = [item for chunk in chunks for item in chunk]
+    values = [value for value, _ in flat]
+    found = run(chunks, *((member, member.value) for member in Reducer))
+    assert found["sum"] == math.fsum(values)
+    assert found["max"] == max(values, default=None) and found["min"] == min(values, default=None)
+    if flat:
+        mean = math.fsum(value * weight for value, weight in flat) / math.fsum(weight for _, weight in flat)
+        assert found["avg"] == pytest.approx(mean, rel=1e-9, abs=1e-9)
+    else:
+        assert found["avg"] is None
+
+
+def test_an_average_weighs_its_values():
+    assert run([[(1.0, 3)], [(5.0, 1)]], (Reducer.AVG, "mean")) == {"mean": 2.0}
+    assert run([[(1.0,)], [(5.0,)]], (Reducer.AVG, "mean")) == {"mean": 3.0}
+    assert run([[(1.0, 0)]], (Reducer.AVG, "mean")) == {"mean": None}
+
+
+def test_ready_made_reductions_take_tensors_of_one_element():
+    values = [(torch.tensor([2.0]),), (np.float32(3),), (torch.tensor(4),)]
+    assert run([values], (Reducer.SUM, "s"), (Reducer.MAX, "m")) == {"s": 9.0, "m": 4.0}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, torch.tensor(-math.inf)])
+def test_ready_made_reductions_refuse_what_is_not_finite(value):
+    for member in Reducer:
+        reducer = ValueReducer(member)
+        with pytest.raises(ReducerError, match=f"Reducer.{member.name} was given"):
+            reducer.update(value)
+        assert reducer.cross_slot_reduce([reducer.per_slot_reduce()]) in (None, 0.0), "nothing was added"
+
+
+@given(st.lists(st.lists(st.integers(), max_size=3), min_size=1, max_size=5))
+def test_a_function_sees_every_value_in_dataset_order(chunks):
+    seen = []
+    run([[(value,) for value in chunk] for chunk in chunks], (lambda values: seen.extend(values) or len(values), "n"))
+    assert seen == [value for chunk in chunks for value in chunk]
+
+
+def test_a_dict_without_a_name_becomes_several_metrics():
+    assert run([[(1,), (2,)], [(3,)]], (Several(), None)) == {"total": 6, "chunks": 2}
+
+
+def test_taking_partials_starts_the_next_chunk_empty():
+    reducers = ReducerSet()
+    total = reducers.wrap(Total(), "t")
+    total.update(5)
+    assert reducers.take_partials() == {"t": 5}
+    assert reducers.take_partials() == {"t": 0}
+
+
+def test_an_abandoned_chunk_leaves_no_trace():
+    reducers = ReducerSet()
+    total = reducers.wrap(Total(), "t")
+    total.update(5)
+    reducers.reset()
+    assert reducers.take_partials() == {"t": 0}
+
+
+def test_wrapping_returns_what_is_to_be_updated_and_resets_it():
+    reducers, total = ReducerSet(), Total()
+    total.update(99)
+    assert reducers.wrap(total, "t") is total
+    assert total.values == []
+    assert isinstance(reducers.wrap(Reducer.SUM, "s"), ValueReducer)
+    assert isinstance(reducers.wrap(sum, "f"), FunctionReducer)
+    assert reducers.names == ["t", "s", "f"]
+
+
+def add(values):
+    return sum(values)
+
+
+class Holder:
+    def method(self, values):
+        return len(values)
+
+
+def test_a_reducer_or_function_wrapped_twice_is_refused():
+    total, holder = Total(), Holder()
+    for again in (total, add, holder.method):
+        reducers = ReducerSet()
+        reducers.wrap(again, "first")
+        same = holder.method if again is not total and again is not add else again  # a new object at each access
+        with pytest.raises(ReducerError, match="was wrapped before, as 'first'"):
+            reducers.wrap(same, "second")
+
+
+def test_things_that_only_look_alike_may_both_be_wrapped():
+    reducers = ReducerSet()
+    for number, each in enumerate(
+        [Total(), Total(), Reducer.SUM, Reducer.SUM, Holder().method, Holder().method, functools.partial(add)]
+    ):
+        reducers.wrap(each, f"r{number}")
+    assert len(reducers.names) == 7
+
+
+def test_a_name_given_twice_is_refused():
+    reducers = ReducerSet()
+    reducers.wrap(Total(), "same")
+    with pytest.raises(ReducerError, match="Two reducers are named 'same'"):
+        reducers.wrap(Total(), "same")
+
+
+@pytest.mark.parametrize(
+    ("reducer", "message"),
+    [
+        (3, "was given a int; expected a MetricReducer"),
+        ("avg", "was given a str; expected"),
+        (None, "was given a NoneType; expected"),
+        (Total, r"was given the class Total; expected an instance. Did you forget the parentheses, Total\(\)"),
+    ],
+)
+def test_what_is_no_reducer_is_refused(reducer, message):
+    with pytest.raises(ReducerError, match=message):
+        ReducerSet().wrap(reducer, "name")
+
+
+@pytest.mark.parametrize("name", ["", 5, Reducer])
+def test_what_is_no_name_is_refused(name):
+    with pytest.raises(ReducerError, match="expected a non-empty string, or None"):
+        ReducerSet().wrap(Total(), name)
+
+
+def test_a_dict_under_a_name_and_a_value_without_one_are_refused():
+    with pytest.raises(ReducerError, match="'named' returned a dict. Wrap it without a name"):
+        run([[(1,)]], (Several(), "named"))
+    with pytest.raises(ReducerError, match="Total was wrapped without a name and returned a int; expected a dict"):
+        run([[(1,)]], (Total(), None))
+
+
+def test_two_reducers_may_not_give_the_same_metric():
+    with pytest.raises(ReducerError, match="gives metric 'total', which another reducer gave already"):
+        run([[(1,)]], (Total(), "total"), (Several(), None))
+
+
+@pytest.mark.parametrize("step", ["reset", "per_slot_reduce", "cross_slot_reduce"])
+def test_an_error_in_a_reducer_names_it(step):
+    with pytest.raises(ReducerError, match=r"Reducer 'mine' \(Broken\) failed: KeyError: 'colour'") as caught:
+        run([[(1,)]], (Broken(step), "mine"))
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_an_error_in_a_function_names_the_metric():
+    with pytest.raises(ReducerError, match="Reducer 'ratio' .* failed: ZeroDivisionError"):
+        run([[]], (lambda values: 1 / len(values), "ratio"))
+
+
+class Gives(Total):
+    def __init__(self, partial):
+        self.partial = partial
+
+    def reset(self):
+        pass
+
+    def per_slot_reduce(self):
+        return self.partial
+
+
+def endless():
+    value: list = []
+    value.append(value)
+    return value
+
+
+@pytest.mark.parametrize(
+    ("partial", "reason"),
+    [
+        (object(), "builtins.object cannot be stored"),
+        (math.nan, "NaN"),
+        (torch.eye(2).to_sparse(), "sparse"),
+        (endless(), "nested"),
+        ("\ud800", "Unicode"),
+    ],
+    ids=["object", "nan", "sparse", "endless", "surrogate"],
+)
+def test_a_partial_that_cannot_be_stored_names_its_reducer(partial, reason):
+    with pytest.raises(ReducerError, match=f"partial of reducer 'mine' cannot be stored: .*{reason}"):
+        run([[]], (Gives(partial), "mine"))
+
+
+def test_a_chunk_committed_without_a_reducer_is_named():
+    reducers = ReducerSet()
+    reducers.wrap(Total(), "new")
+    with pytest.raises(ReducerError, match=r"Chunk 1 was committed without reducer 'new' \(it has old\)"):
+        reducers.fold([{"new": 1}, {"old": 1}])
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (torch.tensor(2.5), 2.5),
+        (torch.tensor([[1, 2]]), [[1, 2]]),
+        (np.float32(0.5), 0.5),
+        (np.arange(3), [0, 1, 2]),
+        ({"a": (1, None, "x", True)}, {"a": [1, None, "x", True]}),
+        ({1: torch.tensor(3)}, {"1": 3}),
+    ],
+    ids=str,
+)
+def test_metrics_become_plain_json(value, expected):
+    found = plain_metric("m", value)
+    assert found == expected
+    assert json.loads(json.dumps(found)) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (math.nan, "Metric 'm' is nan; expected a finite number"),
+        ([1.0, -math.inf], "Metric 'm' is -inf"),
+        (torch.tensor([math.nan]), "Metric 'm' is nan"),
+        (object(), "Metric 'm' is a object; expected a JSON value"),
+        ({1, 2}, "Metric 'm' is a set"),
+        ({1: "a", "1": "b"}, "Metric 'm' has two keys that are both written '1'"),
+        ("\ud800", "Metric 'm' .* not valid Unicode"),
+    ],
+    ids=repr,
+)
+def test_metrics_that_are_no_json_are_refused_by_name(value, message):
+    with pytest.raises(ReducerError, match=message):
+        plain_metric("m", value)
