@@ -6,6 +6,7 @@ No port is opened: the worker inherits its end. End of file on either side means
 from __future__ import annotations
 
 import json
+import select
 import socket
 import threading
 from typing import Any
@@ -49,6 +50,13 @@ class Channel:
             return None
         *lines, self._received = (self._received + data).split(b"\n")
         return [json.loads(line) for line in lines]
+
+    def receive_rest(self) -> list[dict[str, Any]]:
+        """Return the messages that have arrived, without waiting for more."""
+        rest: list[dict[str, Any]] = []
+        while select.select([self._socket], [], [], 0)[0] and (messages := self.receive()) is not None:
+            rest += messages
+        return rest
 
     def close(self) -> None:
         """Close this end."""

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 Answers = dict[int, int | None]
+
+
+@dataclass(frozen=True)
+class Loan:
+    """A copy of a chunk for an idle worker: the answer that is due, and who has had the chunk so far."""
+
+    answers: Answers
+    holders: set[int]
 
 
 class ChunkBoard:
@@ -24,6 +33,7 @@ class ChunkBoard:
         self._chunks = chunks
         self._free = deque(chunk for chunk in range(chunks) if chunk not in self._committed)
         self._held: dict[int, list[int]] = {}
+        self._handed_out: list[int] = []
         self._waiting: deque[int] = deque()
 
     @property
@@ -44,13 +54,33 @@ class ChunkBoard:
         for held in self._held.values():
             if chunk in held:
                 held.remove(chunk)
+        if chunk in self._handed_out:
+            self._handed_out.remove(chunk)
         return self._serve()
+
+    def lend(self) -> Loan | None:
+        """Give a waiting worker a copy of the chunk that others have had for longest; None if nobody waits for one."""
+        held = [(chunk, rank) for rank, chunks in self._held.items() for chunk in chunks]
+        for borrower in self._waiting:
+            chunks = [chunk for chunk, rank in held if rank != borrower and chunk not in self._held.get(borrower, [])]
+            if chunks:
+                chunk = min(chunks, key=self._handed_out.index)
+                self._waiting.remove(borrower)
+                self._held.setdefault(borrower, []).append(chunk)
+                self._handed_out.remove(chunk)
+                self._handed_out.append(chunk)
+                return Loan({borrower: chunk}, {rank for each, rank in held if each == chunk})
+        return None
 
     def leave(self, rank: int) -> Answers:
         """A worker is gone; its uncommitted chunks are free again, first in line."""
         if rank in self._waiting:
             self._waiting.remove(rank)
-        self._free.extendleft(sorted(self._held.pop(rank, []), reverse=True))
+        given_up = self._held.pop(rank, [])
+        elsewhere = {chunk for held in self._held.values() for chunk in held}
+        back = [chunk for chunk in sorted(given_up, reverse=True) if chunk not in elsewhere]
+        self._handed_out = [chunk for chunk in self._handed_out if chunk not in back]
+        self._free.extendleft(back)
         return self._serve()
 
     def _serve(self) -> Answers:
@@ -69,5 +99,6 @@ class ChunkBoard:
             chunk = self._free.popleft()
             if chunk not in self._committed:
                 self._held.setdefault(rank, []).append(chunk)
+                self._handed_out.append(chunk)
                 return chunk
         return None

@@ -21,6 +21,8 @@ CHANNEL_VARIABLE = "BATCHMILL_CHANNEL"
 
 _PR_SET_PDEATHSIG = 1
 _PROGRESS_INTERVAL = 0.25
+# Seconds without progress after which the worker says that it is alive.
+_SIGN_OF_LIFE = 1.0
 _POLL = 0.2
 
 
@@ -124,11 +126,12 @@ def _listen(channel: Channel, replies: queue.Queue[dict[str, Any]], stop: Any) -
 
 
 def _tell_progress(channel: Channel, progress: Any) -> None:
-    told = 0
+    told, silent_for = 0, 0.0
     pause = threading.Event()
     while not pause.wait(_PROGRESS_INTERVAL):
-        if progress.samples != told:
-            told = progress.samples
+        silent_for += _PROGRESS_INTERVAL
+        if progress.samples != told or silent_for >= _SIGN_OF_LIFE:
+            told, silent_for = progress.samples, 0.0
             channel.send("progress", samples=told)
 
 

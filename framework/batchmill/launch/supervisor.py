@@ -1,0 +1,301 @@
+"""The supervisor of local workers: it hands out chunks, and replaces workers that die or hang.
+
+A worker that dies costs its chunk in progress: the chunk goes back to the queue, and only that worker is started
+again. One that falls silent (stopped, or stuck in a call that never returns to Python) is killed, which is the
+same. One that is alive but does not come to an end of its chunk costs a copy of that chunk on an idle worker. No
+port is opened and no collective is used. The supervisor never imports torch.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from batchmill import errors
+from batchmill.contracts.run import RunRequest, RunResult
+from batchmill.engine.assembly import Assembler, open_storage
+from batchmill.engine.cores import available_cores
+from batchmill.engine.finish import result_of
+from batchmill.engine.run_directory import open_existing
+from batchmill.engine.stopping import DEFAULT_GRACE, StopFlag
+from batchmill.launch.callbacks import build_callbacks
+from batchmill.launch.channel import Channel
+from batchmill.launch.chunk_board import ChunkBoard
+from batchmill.launch.local_worker import CHANNEL_VARIABLE
+from batchmill.launch.progress import ProgressTicker
+from batchmill.launch.restarts import Restarts
+from batchmill.launch.run_lock import RunLock
+from batchmill.plugin_manager import get_catalog, make_run_manager
+
+_TICK = 0.2
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a supervisor waits, in seconds.
+
+    Attributes:
+        silence: For a sign of life from a worker, which sends one every second.
+        chunk: For any chunk to be committed while a worker is idle, before the idle one gets a copy of a chunk.
+        grace: For workers to leave after a stop, or after the run is complete without them.
+    """
+
+    silence: float = 60.0
+    chunk: float = 60.0
+    grace: float = DEFAULT_GRACE
+
+
+@dataclass
+class _Worker:
+    """One worker process, as its supervisor sees it."""
+
+    rank: int
+    process: subprocess.Popen[bytes]
+    channel: Channel
+    heard: float
+    samples: int = 0
+    ended: dict[str, Any] | None = None
+
+
+class Supervisor:
+    """Starts, feeds, watches and restarts the workers of one run.
+
+    Args:
+        request: The run, with its id.
+        nproc: Number of workers.
+        stop: Set when the run should stop.
+        patience: How long to wait for workers.
+        restarts: How often to start dead ones again.
+    """
+
+    def __init__(
+        self,
+        request: RunRequest,
+        nproc: int,
+        stop: StopFlag,
+        patience: Patience | None = None,
+        restarts: Restarts | None = None,
+    ) -> None:
+        self._request, self._nproc, self._stop = request, nproc, stop
+        self._patience, self._restarts = patience or Patience(), restarts or Restarts()
+        self._message = request.to_json()
+        self._workers: dict[int, _Worker] = {}
+        self._past_samples: dict[int, int] = {}
+        self._board: ChunkBoard | None = None
+        self._moved = time.monotonic()
+        self._overtaken: set[int] = set()
+        self._failure: dict[str, Any] | None = None
+        self._told_to_stop: tuple[bool, bool] = (False, False)
+        self._path = ""
+        self._selector = selectors.DefaultSelector()
+        self._lock = RunLock(join=request.join)
+        self._ticker: ProgressTicker
+
+    def run(self) -> RunResult:
+        """Work until every worker has left.
+
+        Raises:
+            BatchmillError: A worker failed, or workers died too often.
+        """
+        registry = get_catalog().registry
+        assembler = Assembler(registry, self._request.allow_import)
+        hooks = make_run_manager(build_callbacks(self._request, registry))
+        with self._lock, ProgressTicker(hooks, self._samples_by_rank) as self._ticker:
+            try:
+                for rank in range(self._nproc):
+                    self._start(rank)
+                while self._workers or self._restarts.pending:
+                    self._step(assembler)
+            finally:
+                self._kill_all()
+        if self._failure is not None:
+            raise _rebuild_error(self._failure)
+        run = open_existing(open_storage(assembler, self._path))
+        return result_of(run, run.read_result(), self._stop.reason)
+
+    def _start(self, rank: int) -> None:
+        ours, theirs = socket.socketpair()
+        threads = self._request.threads or max(1, available_cores() // self._nproc)
+        environment = {
+            **os.environ,
+            "RANK": str(rank),
+            "WORLD_SIZE": str(self._nproc),
+            "LOCAL_RANK": str(rank),
+            "LOCAL_WORLD_SIZE": str(self._nproc),
+            "OMP_NUM_THREADS": str(threads),
+            CHANNEL_VARIABLE: str(theirs.fileno()),
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", "batchmill.launch.local_worker"],
+            env=environment,
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C reaches the supervisor alone, and loader processes die with their worker
+        )
+        theirs.close()
+        worker = _Worker(rank, process, Channel(ours), heard=time.monotonic())
+        worker.channel.send("request", request=self._message)
+        self._workers[rank] = worker
+        self._selector.register(worker.channel, selectors.EVENT_READ, worker)
+
+    def _step(self, assembler: Assembler) -> None:
+        for key, _ in self._selector.select(_TICK):
+            worker: _Worker = key.data
+            messages = worker.channel.receive()
+            if messages is None:
+                self._left(worker)
+                continue
+            worker.heard = time.monotonic()
+            for message in messages:
+                self._handle(worker, message, assembler)
+        for worker in [worker for worker in self._workers.values() if worker.process.poll() is not None]:
+            # Loader processes may still hold a dead worker's end of the channel, so its end of file can be late.
+            for message in worker.channel.receive_rest():
+                self._handle(worker, message, assembler)
+            self._left(worker)
+        self._pass_on_stop()
+        self._watch(time.monotonic())
+        for rank in self._restarts.due(time.monotonic()):
+            self._start(rank)
+
+    def _handle(self, worker: _Worker, message: dict[str, Any], assembler: Assembler) -> None:
+        match message["kind"]:
+            case "opened":
+                self._opened(message, assembler)
+            case "next":
+                assert self._board is not None, "a worker opens the run before it asks for chunks"
+                self._answer(self._board.ask(worker.rank, message["wait"]))
+            case "committed":
+                assert self._board is not None
+                self._moved = time.monotonic()
+                self._answer(self._board.commit(message["chunk"]))
+            case "progress":
+                worker.samples = message["samples"]
+            case "finished":
+                worker.ended, worker.samples = message, message["samples"]
+            case "failed":
+                worker.ended = message
+                self._fail(message)
+
+    def _opened(self, message: dict[str, Any], assembler: Assembler) -> None:
+        if self._board is not None:
+            return
+        self._path = message["path"]
+        self._board = ChunkBoard(message["chunks"], message["committed"])
+        try:
+            self._lock.take(open_storage(assembler, self._path))
+        except errors.AlreadyRunningError as error:
+            self._fail({"error": type(error).__name__, "message": str(error), "trace": ""})
+            return
+        self._ticker.begin(message["samples"], message["resumed"])
+
+    def _answer(self, answers: dict[int, int | None]) -> None:
+        for rank, chunk in answers.items():
+            if rank in self._workers:
+                self._workers[rank].channel.send("chunk", chunk=chunk)
+
+    def _left(self, worker: _Worker) -> None:
+        self._selector.unregister(worker.channel)
+        worker.channel.close()
+        code = worker.process.wait()
+        del self._workers[worker.rank]
+        _sweep_session(worker.process.pid)
+        self._past_samples[worker.rank] = self._past_samples.get(worker.rank, 0) + worker.samples
+        if self._board is not None:
+            self._answer(self._board.leave(worker.rank))
+        if worker.ended is not None or self._failure is not None or self._stop.requested:
+            return
+        if self._board is not None and self._board.complete and worker.rank in self._overtaken:
+            return  # the run was finished without it
+        self._restart(worker, code)
+
+    def _restart(self, worker: _Worker, code: int) -> None:
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+        backoff = self._restarts.died(worker.rank, time.monotonic())
+        if backoff is not None:
+            print(
+                f"batchmill: worker {worker.rank} {how}; its chunk goes back, restarting it in {backoff:.1f} s",
+                file=sys.stderr,
+            )
+            return
+        message = (
+            f"Worker {worker.rank} {how}; workers died {self._restarts.most + 1} times within "
+            f"{self._restarts.window:.0f} s, and the run is given up. What is committed stays: 'batchmill resume "
+            f"{self._path or self._request.run_id}' goes on. Workers that vanish with SIGKILL are often out of memory; "
+            f"try a smaller batch_size or nproc."
+        )
+        self._fail({"error": "WorkerError", "message": message, "trace": ""})
+
+    def _fail(self, failure: dict[str, Any]) -> None:
+        if self._failure is None:
+            self._failure = failure
+            self._stop.request("another worker failed")
+
+    def _pass_on_stop(self) -> None:
+        wanted = (self._stop.requested, self._stop.requested and self._stop.overdue())
+        if wanted != self._told_to_stop:
+            self._told_to_stop = wanted
+            self._restarts.cancel()
+            for worker in self._workers.values():
+                worker.channel.send("stop", reason=self._stop.reason, now=wanted[1])
+        if self._stop.requested and self._stop.elapsed() > self._patience.grace:
+            self._kill_all()
+
+    def _watch(self, now: float) -> None:
+        """Kill the silent, copy the chunks of the slow, and part from those whom the run was finished without."""
+        board = self._board
+        for worker in self._workers.values():
+            if now - worker.heard > self._patience.silence:
+                print(
+                    f"batchmill: worker {worker.rank} has given no sign of life for {self._patience.silence:.0f} s; "
+                    f"it is killed",
+                    file=sys.stderr,
+                )
+                worker.process.kill()
+                worker.heard = now  # its death is seen at the end of its channel
+        if board is None or now - self._moved <= (self._patience.grace if board.complete else self._patience.chunk):
+            return
+        if board.complete:
+            for worker in self._workers.values():
+                if worker.rank in self._overtaken:
+                    worker.process.kill()
+        elif (lent := board.lend()) is not None:
+            self._moved = now
+            self._overtaken |= lent.holders
+            self._answer(lent.answers)
+
+    def _kill_all(self) -> None:
+        for worker in self._workers.values():
+            worker.process.kill()
+            _sweep_session(worker.process.pid)
+
+    def _samples_by_rank(self) -> dict[int, int]:
+        samples = dict(self._past_samples)
+        for rank, worker in list(self._workers.items()):
+            samples[rank] = samples.get(rank, 0) + worker.samples
+        return samples
+
+
+def _sweep_session(pid: int) -> None:
+    """Kill what is left of a worker's session: its loader processes."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass  # nothing is left, which is the usual case
+
+
+def _rebuild_error(failure: dict[str, Any]) -> errors.BatchmillError:
+    """Return a worker's error in this process, with its class (and so its exit code) and its words."""
+    kind = getattr(errors, failure["error"], None) if failure["error"] else None
+    if kind is None or not issubclass(kind, errors.BatchmillError):
+        return errors.WorkerError(f"A worker failed with an unexpected error: {failure['message']}\n{failure['trace']}")
+    error: errors.BatchmillError = kind.__new__(kind)
+    Exception.__init__(error, failure["message"])
+    return error
