@@ -97,7 +97,7 @@ def test_a_crash_in_every_incarnation(
 ) -> None:
     """Each incarnation gets eight changes far; that is enough for the run to end."""
     request = small_job(output)
-    for incarnation in range(1, 20):
+    for incarnation in range(1, 20):  # noqa: B007 - its last value is asserted
         pid = zygote.fork("alone", {"request": crashing(request, 9, when).to_json()})
         code = zygote.wait(pid)[pid]
         if code == 0:

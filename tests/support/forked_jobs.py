@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import batchmill.engine.claims
 import batchmill.engine.run
 from batchmill.api import run_request
 from batchmill.contracts.distributed import DistributedContext
@@ -22,7 +23,7 @@ def alone(request: dict[str, Any]) -> int:
         return error.exit_code
 
 
-def one_of(request: dict[str, Any], rank: int, size: int, patience: float) -> int:
+def one_of(request: dict[str, Any], rank: int, size: int, patience: float, look: float = 5.0) -> int:
     """Be one of several workers that know of each other by the commit log only.
 
     Args:
@@ -30,8 +31,10 @@ def one_of(request: dict[str, Any], rank: int, size: int, patience: float) -> in
         rank: This worker.
         size: Number of workers.
         patience: Seconds of silence in the log before a chunk is taken over.
+        look: Seconds between looks at the log while it goes through its own chunks.
     """
     batchmill.engine.run.TAKEOVER_PATIENCE = patience
+    batchmill.engine.claims._LOOK_INTERVAL = look
     launcher = EnvironmentLauncher(DistributedContext(rank, size, rank, size))
     try:
         return launcher.launch(RunRequest.from_json(request)).exit_code

@@ -49,6 +49,7 @@ class Zygote:
             env={**os.environ, **environment},
             text=True,
         )
+        self.ended()  # the first answer comes when everything is imported
 
     def fork(self, function: str, arguments: Mapping[str, Any], **environment: str) -> int:
         """Start ``forked_jobs.FUNCTION(**arguments)`` in a new process and return its pid."""

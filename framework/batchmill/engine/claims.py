@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from batchmill.contracts.claims import Claims, ClaimScope
 
 # One shared-counter step claims this share of a worker's fair part, so that few steps are needed and the tail is even.
 _BLOCKS_PER_WORKER = 32
+# Seconds between looks at the commit log while a worker goes through its own chunks, and how many times longer than a
+# look itself that must be: a listing of many records, or a slow one, may not cost the worker its time.
+_LOOK_INTERVAL, _LOOK_SHARE = 5.0, 100
 
 
 class StaticClaims(Claims):
     """Chunk c belongs to rank ``c mod world_size``, as the seed shards batches."""
 
     def __init__(self, scope: ClaimScope) -> None:
-        self._chunks = iter([c for c in scope.missing() if c % scope.world_size == scope.rank])
+        self._chunks = _still_missing(scope, range(scope.rank, scope.chunks, scope.world_size))
 
     def next_chunk(self, wait: bool) -> int | None:
         """Return the next chunk of this rank's share, or None after the last."""
@@ -33,12 +37,10 @@ class DynamicClaims(Claims):
         self._queue = scope.queue
         self._chunks: Iterator[int] = iter(())
         if scope.queue is None:
-            if scope.world_size == 1:
-                self._chunks = iter(scope.missing())
-            elif scope.counter is not None:
-                self._chunks = _counted(scope, scope.counter)
-            else:
-                self._chunks = iter([c for c in scope.missing() if c % scope.world_size == scope.rank])
+            chunks: Iterable[int] = range(scope.rank, scope.chunks, scope.world_size)
+            if scope.counter is not None and scope.world_size > 1:
+                chunks = _counted(scope, scope.counter)
+            self._chunks = _still_missing(scope, chunks)
 
     def next_chunk(self, wait: bool) -> int | None:
         """Return the next chunk for this worker, or None."""
@@ -48,30 +50,46 @@ class DynamicClaims(Claims):
 
 
 def _counted(scope: ClaimScope, counter: Callable[[], int]) -> Iterator[int]:
-    missing = set(scope.missing())
     block = max(1, scope.chunks // (scope.world_size * _BLOCKS_PER_WORKER))
     while (first := counter() * block) < scope.chunks:
-        for chunk in range(first, min(first + block, scope.chunks)):
-            if chunk in missing:
-                yield chunk
+        yield from range(first, min(first + block, scope.chunks))
+
+
+def _still_missing(
+    scope: ClaimScope, chunks: Iterable[int], clock: Callable[[], float] = time.monotonic
+) -> Iterator[int]:
+    """Yield those of ``chunks`` that nobody has committed, looking afresh now and then.
+
+    So a worker that was stopped for long, or whose chunks others took over, does not repeat what is done.
+    """
+    next_look, missing = -math.inf, set[int]()
+    for chunk in chunks:
+        began = clock()
+        if began >= next_look:
+            missing = set(scope.missing())
+            next_look = clock() + max(_LOOK_INTERVAL, _LOOK_SHARE * (clock() - began))
+        if chunk in missing:
+            yield chunk
 
 
 class Takeover:
-    """Decides when a worker without work of its own takes over a chunk that seems abandoned.
+    """Decides when a worker without work of its own takes over chunks that seem abandoned.
 
-    It watches the commit log: as long as it grows, others are alive. After ``patience`` seconds without any new
-    record the worker takes one missing chunk, a different one on each rank. That costs duplicate work if the
-    owner was only slow, and never duplicate output.
+    Owners go through their chunks in order, so the first missing chunk stays the same only while its owner works on
+    it, or has gone. After ``patience`` seconds of that, this worker takes over the other missing chunks one after
+    another, without waiting again: its own share of them first, and from the end, where their owner would come last.
+    The first missing chunk itself comes last of all; once it is committed, its owner is alive, and waiting begins
+    anew. A wrong guess costs duplicate work, never duplicate output.
 
     Args:
         scope: What this worker may know.
-        patience: Seconds without progress before a chunk is taken over.
+        patience: Seconds without progress before chunks are taken over.
         clock: Monotonic seconds.
     """
 
     def __init__(self, scope: ClaimScope, patience: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._scope, self._patience, self._clock = scope, patience, clock
-        self._missing: list[int] | None = None
+        self._first: int | None = None
         self._since = clock()
 
     def look(self) -> tuple[bool, int | None]:
@@ -79,9 +97,17 @@ class Takeover:
         missing = self._scope.missing()
         if not missing:
             return True, None
-        if missing != self._missing:
-            self._missing, self._since = missing, self._clock()
+        if missing[0] != self._first:
+            self._first, self._since = missing[0], self._clock()
         if self._clock() - self._since < self._patience:
             return False, None
-        self._since = self._clock()
-        return False, missing[self._scope.rank % len(missing)]
+        return False, self._choose(missing)
+
+    def _choose(self, missing: list[int]) -> int:
+        rank, size = self._scope.rank, self._scope.world_size
+        others = missing[1:]
+        # Every worker that takes over has a share of its own in any rank's chunks.
+        ours = [chunk for chunk in others if chunk // size % size == rank]
+        if ours:
+            return ours[-1]
+        return others[rank % len(others)] if others else missing[0]
