@@ -90,6 +90,11 @@ def bind(tree: Mapping[str, Any], catalog: Catalog, given: Mapping[str, Selectio
         chosen[key] = given[key] if key in given else select(kind, key, tree.get(key))
     for kind in NAMED_KINDS:
         key, nodes = kind.value, tree.get(kind.value) or {}
+        if not isinstance(nodes, Mapping) or isinstance(nodes.get(NAME_KEY), str):
+            raise ConfigError(
+                f"{key} has no names for its entries: expected a mapping from a name of its own to each {kind.noun}. "
+                f"(A preset file of {key} begins with '# @package {key}.ITS_NAME'.)"
+            )
         chosen[key] = {alias: select(kind, f"{key}.{alias}", node) for alias, node in nodes.items()}
     _refuse_missing(missing)
     model = root.pop("model")

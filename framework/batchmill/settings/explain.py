@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
@@ -97,13 +97,13 @@ def _unknown(error: OmegaConfBaseException, key: str) -> ConfigError:
     return unknown_key(inner, str(error.key), known, "key")
 
 
-def explain(error: Exception, catalog: Catalog, options: dict[str, list[str]]) -> ConfigError:
+def explain(error: Exception, catalog: Catalog, options: Callable[[str], list[str]]) -> ConfigError:
     """Return a user mistake that Hydra found while composing, in our words.
 
     Args:
         error: What Hydra raised.
         catalog: The plugins in use.
-        options: Config group to the names that can be chosen in it.
+        options: Gives the names that can be chosen in a config group.
     """
     if isinstance(error, OverrideParseException):
         said = error.message.partition("\nSee http")[0]
@@ -117,11 +117,11 @@ def explain(error: Exception, catalog: Catalog, options: dict[str, list[str]]) -
         group, _, name = error.missing_cfg_file.rpartition("/")
         kind = kind_of_group(group)
         if kind is not None:
-            return unknown_component(catalog, kind, name, options.get(group, ()))
+            return unknown_component(catalog, kind, name, options(group))
+        presets = list(error.options or ())
         return ConfigError(
-            f"There is no preset {name!r} in config group "
-            f"{group!r}.{did_you_mean(name, options.get(group, ()))} Presets of your own are found with "
-            f"--config-dir."
+            f"There is no preset {name!r} in config group {group!r}.{did_you_mean(name, presets)} "
+            f"Available: {', '.join(presets) or 'none'}. Presets of your own are found with --config-dir."
         )
     preset = _IN_PRESET.match(str(error))
     prefix = f"In preset '{preset.group(1)}': " if preset else ""

@@ -28,7 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 from batchmill.components import Kind
 from batchmill.errors import ConfigError, PluginError
 from batchmill.plugin_manager import Catalog
-from batchmill.settings.explain import explain, kind_of_group
+from batchmill.settings.explain import explain, kind_of_group, one_paragraph
 from batchmill.settings.root import FREE_MAPPINGS, GROUPS, NAMED_KINDS, RootConfig
 from batchmill.settings.safety import refuse_code, refuse_resolvers, refused_target
 from batchmill.settings.schemas import schema_node
@@ -88,8 +88,8 @@ class Session:
                     f"each. For one list write [1,2]; for one text quote it, as in 'key=\"1,2\"'."
                 )
         with self._explained():
-            config = compose(CONFIG_NAME, overrides=list(overrides))
             self._refuse_ambiguous(overrides)
+            config = compose(CONFIG_NAME, overrides=list(overrides))
         raw = OmegaConf.to_container(config, resolve=False)
         refuse_code(raw)
         with self._explained():
@@ -118,14 +118,13 @@ class Session:
             missing = getattr(error, "missing_cfg_file", None)
             if missing in self._unusable:
                 raise self._unusable[missing] from None
-            raise explain(error, self._catalog, self._options()) from error
+            raise explain(error, self._catalog, self._loader.get_group_options) from error
+        except ValueError as error:  # a group that is none of ours, selected with something other than names
+            raise ConfigError(one_paragraph(error)) from error
         except Exception as error:
             if type(error).__module__.partition(".")[0] == "yaml":
-                raise explain(error, self._catalog, {}) from error
+                raise explain(error, self._catalog, self._loader.get_group_options) from error
             raise
-
-    def _options(self) -> dict[str, list[str]]:
-        return {kind.value: self._loader.get_group_options(kind.value) for kind in GROUPS}
 
 
 @contextmanager
@@ -172,12 +171,14 @@ def _borrowed_globals() -> Iterator[None]:
         (BatchmillSearchPath, "entries"),
     ]
     before = [(owner, name, getattr(owner, name)) for owner, name in places]
-    GlobalHydra.instance().hydra = None
+    instance = GlobalHydra.instance()
+    instance.hydra = None
     ConfigStore.instance().repo = _copied(ConfigStore.instance().repo)
     JobRuntime.instance().conf = OmegaConf.create()
     try:
         yield
     finally:
+        GlobalHydra.set_instance(instance)  # Hydra itself puts a copy there
         for owner, name, value in before:
             setattr(owner, name, value)
 
