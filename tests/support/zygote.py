@@ -41,7 +41,8 @@ class Zygote:
     def __init__(self, directory: Path, environment: Mapping[str, str]) -> None:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
-        self._children: set[int] = set()
+        self._children: list[int] = []
+        self._codes: dict[int, int] = {}
         self._process = subprocess.Popen(
             [sys.executable, __file__],
             stdin=subprocess.PIPE,
@@ -49,39 +50,34 @@ class Zygote:
             env={**os.environ, **environment},
             text=True,
         )
-        self.ended()  # the first answer comes when everything is imported
+        self.poll(0)  # the first answer comes when everything is imported
 
     def fork(self, function: str, arguments: Mapping[str, Any], **environment: str) -> int:
         """Start ``forked_jobs.FUNCTION(**arguments)`` in a new process and return its pid."""
         log = str(self.directory / f"{function}-{time.monotonic_ns()}.log")
         request = {"fork": function, "arguments": arguments, "environment": environment, "log": log}
         pid: int = self._ask(request)["pid"]
-        self._children.add(pid)
+        self._children.append(pid)
         return pid
 
-    def ended(self) -> dict[int, int]:
-        """Return the children that have ended since the last call, with their exit codes (negative: signals)."""
-        ended = {int(pid): code for pid, code in self._ask({"reap": True})["ended"].items()}
-        self._children -= ended.keys()
-        return ended
+    def poll(self, pid: int) -> int | None:
+        """Return a child's exit code (negative: the signal that ended it), or None while it runs."""
+        self._codes |= {int(ended): code for ended, code in self._ask({"reap": True})["ended"].items()}
+        return self._codes.get(pid)
 
     def wait(self, *pids: int, seconds: float = 60.0) -> dict[int, int]:
         """Return the exit codes of these children when all of them have ended."""
-        codes: dict[int, int] = {}
         deadline = time.monotonic() + seconds
-        while not set(pids) <= codes.keys():
-            codes |= self.ended()
+        while running := [pid for pid in pids if self.poll(pid) is None]:
             if time.monotonic() > deadline:
-                raise AssertionError(f"{set(pids) - codes.keys()} still run after {seconds} s\n{self.logs()}")
+                raise AssertionError(f"{running} still run after {seconds} s\n{self.logs()}")
             time.sleep(0.005)
-        return codes
+        return {pid: self._codes[pid] for pid in pids}
 
     def kill(self, pid: int) -> None:
         """SIGKILL a child, if it is still there."""
-        try:
+        if self.poll(pid) is None:
             os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
     def logs(self) -> str:
         """Return what the last children printed."""
@@ -89,7 +85,7 @@ class Zygote:
         return "\n".join(file.read_text() for file in files[-4:])
 
     def close(self) -> None:
-        for pid in list(self._children):
+        for pid in self._children:
             self.kill(pid)
         self._process.communicate(timeout=30)
 
