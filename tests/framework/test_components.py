@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from batchmill.components import (
@@ -184,6 +185,7 @@ class TestOwnership:
             registry.add(Kind.WRITER, "b", Made)
         assert [(component.name, component.plugin) for component in registry] == [("a", "inner"), ("b", "outer")]
 
+    @hypothesis_settings(max_examples=30)
     @given(plan=st.lists(st.tuples(st.booleans(), st.sets(st.sampled_from("abcdef"), min_size=1)), max_size=6))
     def test_exactly_the_plugins_that_succeed_remain(self, plan: list[tuple[bool, set[str]]]) -> None:
         registry, expected = ComponentRegistry(), dict[str, str]()

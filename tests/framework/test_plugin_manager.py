@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import batchmill
@@ -281,6 +282,7 @@ class EqualCallback:
 
 
 class TestRunManager:
+    @hypothesis_settings(max_examples=20)
     @given(st.permutations("abcde"))
     def test_calls_in_config_order(self, names: list[str]) -> None:
         calls: list[str] = []

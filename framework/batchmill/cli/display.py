@@ -41,7 +41,9 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: 
     from rich.text import Text
 
     out = console()
-    table = Table(box=box.SIMPLE_HEAD if out.is_terminal else None, title=title or None, title_justify="left")
+    table = Table(
+        box=box.SIMPLE_HEAD if out.is_terminal else None, title=title or None, title_justify="left", pad_edge=False
+    )
     for column in columns:
         table.add_column(Text(column), overflow="fold")
     for row in rows:

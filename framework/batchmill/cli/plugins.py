@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from batchmill.cli.display import show_json, show_table
+from batchmill.cli.display import console, show_json, show_table
 from batchmill.components import Component, Kind
 from batchmill.errors import did_you_mean
 
@@ -40,6 +40,7 @@ def plugins(kind: Kind | None, as_json: bool) -> None:
       batchmill plugins
       batchmill plugins reducers
       batchmill plugins dataset --json | jq '.components[].name'
+
     \b
     Restrict what is loaded (comma-separated plugin names):
       BATCHMILL_PLUGINS=processors,datasets batchmill plugins
@@ -74,11 +75,12 @@ def plugins(kind: Kind | None, as_json: bool) -> None:
 
 
 def _settings_line(component: Component) -> str:
+    separator = ",\n" if console().is_terminal else ", "
     parts = []
     for setting in settings_of(component):
         shown = f"{setting['name']}: {setting['type']}"
         parts.append(f"{shown}!" if setting["required"] else f"{shown}={json.dumps(setting['default'], default=str)}")
-    return ", ".join(parts)
+    return separator.join(parts)
 
 
 def settings_of(component: Component) -> list[dict[str, Any]]:

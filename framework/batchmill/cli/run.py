@@ -53,15 +53,19 @@ def run(
       batchmill run processor=torch_module processor.builder=my_net processor.weights=net.safetensors \\
           dataset=parquet dataset.path=data.parquet batch_size=256 launcher.nproc=4 \\
           'reducers=[accuracy,confusion_matrix]'
+
     \b
     A reducer a second time, under a name of its own:
       ... 'reducers=[accuracy]' +reducers@reducers.top5=accuracy reducers.top5.prediction=top5
+
     \b
     A class from a local file (this lets the configuration run code, so say so):
       batchmill run +processor.name=my_module:MyProcessor +processor.times=3 allow_import=true dataset=...
+
     \b
     Three versions of a model, one table at the end:
       batchmill run -m model.name=digits model.version=1,2,3 processor=... dataset=...
+
     \b
     Look before you run:
       batchmill run ... --cfg job        the whole configuration

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batchmill.cli.display import first_sentence, number, percent, show_json, show_table
+from batchmill.cli.main import EXIT_INTERRUPTED, report
 from batchmill.errors import (
     EXIT_ALREADY_RUNNING,
     EXIT_COMPLETE,
@@ -36,6 +37,7 @@ _SEVERITY = (
     EXIT_CONFIG_MISMATCH,
     EXIT_ALREADY_RUNNING,
     EXIT_USAGE,
+    EXIT_INTERRUPTED,
     EXIT_PREEMPTED,
     EXIT_COMPLETE,
 )
@@ -54,7 +56,7 @@ class Outcome:
 
 
 def run_jobs(jobs: Sequence[SweepJob]) -> list[Outcome]:
-    """Run every job; one that fails does not keep the others from running, a signal does."""
+    """Run every job; one that fails does not keep the others from running, a signal or Ctrl-C does."""
     outcomes: list[Outcome] = []
     stopped = False
     for position, job in enumerate(jobs, start=1):
@@ -64,10 +66,8 @@ def run_jobs(jobs: Sequence[SweepJob]) -> list[Outcome]:
         click.echo(f"Job {position} of {len(jobs)}: {_swept(job)}", err=True)
         outcome = _run_job(job)
         outcomes.append(outcome)
-        if outcome.error is not None:
-            click.echo(f"Error: {outcome.error}", err=True)
         reason = outcome.result.stop_reason if outcome.result is not None else None
-        stopped = reason is not None and reason.startswith(_SIGNAL_REASON)
+        stopped = outcome.exit_code == EXIT_INTERRUPTED or (reason or "").startswith(_SIGNAL_REASON)
     return outcomes
 
 
@@ -76,7 +76,10 @@ def _run_job(job: SweepJob) -> Outcome:
 
     try:
         result = api.run_request(job.request)
+    except KeyboardInterrupt:  # the results of the jobs before it are still to be shown
+        return Outcome(job, error="interrupted", exit_code=EXIT_INTERRUPTED)
     except BatchmillError as error:
+        report(error)
         return Outcome(job, error=str(error), exit_code=error.exit_code)
     except Exception as error:  # one job's bug must not cost the others' results
         traceback.print_exc(file=sys.stderr)

@@ -19,6 +19,9 @@ from batchmill.settings.root import GROUPS, NAME_KEY, NAMED_KINDS
 from batchmill.settings.safety import refuse_code
 from batchmill.settings.session import open_session
 
+# Hydra gives swept values as Python spells them; people and overrides write them so.
+_SPELT = {"True": "true", "False": "false"}
+
 
 @dataclass(frozen=True)
 class SweepJob:
@@ -119,7 +122,7 @@ def expand(
     catalog = catalog or get_catalog()
     with open_session(catalog, config_dir) as session:
         jobs = []
-        for lines, swept in _product(session.parse(overrides)):
+        for lines, swept in product(session.parse(overrides)):
             try:
                 jobs.append(SweepJob(swept, bind(session.compose(lines), catalog)))
             except ConfigError as error:
@@ -131,8 +134,12 @@ def expand(
     return jobs
 
 
-def _product(parsed: list[Override]) -> list[tuple[list[str], dict[str, str]]]:
-    """Return each job's overrides and, of these, the swept keys with their values."""
+def product(parsed: list[Override]) -> list[tuple[list[str], dict[str, str]]]:
+    """Return each job's overrides and, of these, the swept keys with their values.
+
+    Raises:
+        ConfigError: A sweep has no values, cannot be counted, or is given twice.
+    """
     axes: list[list[tuple[str, str, str | None]]] = []
     swept_keys: set[str] = set()
     for override in parsed:
@@ -142,7 +149,7 @@ def _product(parsed: list[Override]) -> list[tuple[list[str], dict[str, str]]]:
             continue
         if not override.is_discrete_sweep():
             raise ConfigError(f"{line} cannot be counted: use a list (1,2,3), choice(), range() or glob().")
-        values = list(override.sweep_string_iterator())
+        values = [_SPELT.get(value, value) for value in override.sweep_string_iterator()]
         if not values:
             raise ConfigError(f"{line} matches nothing, so the sweep has no jobs.")
         swept_keys.add(key)
@@ -152,7 +159,7 @@ def _product(parsed: list[Override]) -> list[tuple[list[str], dict[str, str]]]:
         if keys.count(key) > 1:
             raise ConfigError(f"{key} is swept and given a second time; keep one of them.")
     return [
-        ([line for _, line, _ in job], {key: value for key, _, value in job if value is not None})
+        ([line for _, line, _ in job], {key.lstrip("+"): value for key, _, value in job if value is not None})
         for job in itertools.product(*axes)
     ]
 

@@ -165,6 +165,7 @@ VALUES: dict[Any, st.SearchStrategy[Any]] = {
 FIELDS = st.sampled_from(list(VALUES)).flatmap(lambda hint: st.tuples(st.just(hint), VALUES[hint]))
 
 
+@hypothesis_settings(max_examples=40)
 @given(st.lists(FIELDS, max_size=5))
 @example([(str, "\\\\${a}\\"), (str, "${oc.env:HOME}")])
 def test_any_default_and_any_given_value_come_back_unchanged(fields: list[tuple[Any, Any]]) -> None:

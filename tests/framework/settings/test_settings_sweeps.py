@@ -3,10 +3,8 @@ import pytest
 from batchmill import settings
 from batchmill.errors import ConfigError
 from batchmill.plugin_manager import Catalog
-
-
-def swept(overrides: list[str], catalog: Catalog) -> list[dict[str, str]]:
-    return [dict(job.swept) for job in settings.expand(overrides, catalog)]
+from batchmill.settings.composition import product
+from batchmill.settings.session import open_session
 
 
 def test_the_product_in_the_order_given(catalog: Catalog, base: list[str]) -> None:
@@ -30,11 +28,14 @@ def test_the_product_in_the_order_given(catalog: Catalog, base: list[str]) -> No
         ("reducers=[],[accuracy,confusion_matrix]", ["[]", "[accuracy,confusion_matrix]"]),
         ("output='a, b',c", ["'a, b'", "c"]),
         ("+hparams.x=1,2", ["1", "2"]),
+        ("profile=false,true", ["false", "true"]),
     ],
 )
 def test_every_form_of_sweep(catalog: Catalog, base: list[str], sweep: str, values: list[str]) -> None:
     key = sweep.partition("=")[0]
-    assert swept([*base, sweep], catalog) == [{key: value} for value in values]
+    with open_session(catalog) as session:
+        jobs = product(session.parse([*base, sweep]))
+    assert jobs == [([*base, f"{key}={value}"], {key.lstrip("+"): value}) for value in values]
 
 
 def test_values_arrive_as_they_were_written(catalog: Catalog, base: list[str]) -> None:
