@@ -13,22 +13,17 @@ from batchmill.components import Component, Kind
 from batchmill.errors import did_you_mean
 
 
-class KindName(click.ParamType[Kind]):
-    """The name of a kind: that of its config group, or its singular."""
-
-    name = "kind"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Kind:
-        """Return the kind of that name."""
-        names = {name: kind for kind in Kind for name in (kind.noun, kind.value)}
-        if value in names:
-            return names[value]
+def _kind(ctx: click.Context, param: click.Parameter, value: str | None) -> Kind | None:
+    """Return the kind of that name: its config group's, or its singular."""
+    names = {name: kind for kind in Kind for name in (kind.noun, kind.value)}
+    if value is not None and value not in names:
         listed = ", ".join(kind.value for kind in Kind)
-        self.fail(f"There is no kind {value!r}.{did_you_mean(str(value), names)} Kinds: {listed}.", param, ctx)
+        raise click.BadParameter(f"There is no kind {value!r}.{did_you_mean(value, names)} Kinds: {listed}.")
+    return names[value] if value is not None else None
 
 
 @click.command()
-@click.argument("kind", type=KindName(), required=False)
+@click.argument("kind", required=False, callback=_kind)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def plugins(kind: Kind | None, as_json: bool) -> None:
     """List components, their settings and plugins.

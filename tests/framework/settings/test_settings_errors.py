@@ -51,6 +51,8 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     (["hparams=3"], ["hparams=3: expected mapping"]),
     (["batch_size=${output}"], ["batch_size: ", "'runs'", "Integer"]),
     (["output=${nope}"], ["output: ", "'nope' not found"]),
+    (["output=${oc.env:SURELY_NOT_SET_ANYWHERE}"], ["output: ", "'SURELY_NOT_SET_ANYWHERE' not found"]),
+    ([""], ["Override '' cannot be read"]),
     (["batch_size=0"], ["batch_size=0 is out of range", "at least 1"]),
     (["hparams={1: x}"], ["hparams.1: Key 1 (int) is incompatible with (str)"]),
     # selection
