@@ -211,6 +211,22 @@ class ThreadCount(Doubler):
         return {**rows, "threads": threads}
 
 
+class Hangs(Doubler):
+    """Comes to no end on one batch, the first time: asleep but alive, or stopped as by SIGSTOP."""
+
+    def __init__(self, context: batchmill.TorchBatchProcessorContext, batch: int, once: str, how: str) -> None:
+        super().__init__(context)
+        self.batch, self.once, self.how = batch, once, how
+
+    def process_batch(self, batch: Any, batch_idx: int) -> Any:
+        if batch_idx == self.batch and first_time(self.once):
+            if self.how == "stopped":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            while True:
+                time.sleep(1)
+        return super().process_batch(batch, batch_idx)
+
+
 def first_time(path: str) -> bool:
     """Return whether no process has called this with ``path`` before."""
     try:

@@ -10,10 +10,12 @@ import socket
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from batchmill.contracts.distributed import DistributedContext
 from batchmill.contracts.run import RunRequest
+from batchmill.engine.stopping import StopFlag, stop_on_signals
 from batchmill.errors import EXIT_COMPLETE, EXIT_INTERNAL, EXIT_PREEMPTED, BatchmillError
 from batchmill.launch.channel import Channel
 
@@ -30,13 +32,12 @@ def main() -> int:
     """Work until the run is complete or stopped; return the process exit code."""
     die_with_parent()
     channel = Channel(socket.socket(fileno=int(os.environ.pop(CHANNEL_VARIABLE))))
-    replies: queue.Queue[dict[str, Any]] = queue.Queue()
-    request = _receive_request(channel)
+    line, life = _Line(channel), _SignsOfLife(channel)
+    request = RunRequest.from_json(line.requests.get())
 
-    # Heavy imports come after the orphan watch is armed by die_with_parent, and are the same for every worker.
+    # Heavy imports come last: they take seconds, in which the supervisor may ask to stop, or die.
     from batchmill.engine.run import Surroundings, execute
     from batchmill.engine.run_directory import RunDirectory
-    from batchmill.engine.stopping import stop_on_signals
     from batchmill.launch.callbacks import build_callbacks
     from batchmill.plugin_manager import get_catalog
 
@@ -53,46 +54,48 @@ def main() -> int:
             resumed=grid.samples_in(committed),
         )
 
+    def committed(chunk: int) -> None:
+        channel.send("committed", chunk=chunk)
+
     surroundings = Surroundings(
         distributed=DistributedContext(rank, size, rank, size),
+        stop=line.stop,
+        queue=SupervisedQueue(channel, line.replies, line.stop),
         opened=opened,
-        committed=lambda chunk: _send(channel, "committed", chunk=chunk),
+        committed=committed,
     )
-    stop = surroundings.stop
-    surroundings.queue = SupervisedQueue(channel, replies, lambda: stop.requested)
-    threading.Thread(target=_listen, args=(channel, replies, stop), name="batchmill-channel", daemon=True).start()
     progress = surroundings.progress
-    threading.Thread(target=_tell_progress, args=(channel, progress), name="batchmill-progress", daemon=True).start()
-    with stop_on_signals(stop):
+    life.samples = lambda: progress.samples
+    with stop_on_signals(line.stop):
         try:
             registry = get_catalog().registry
             surroundings.callbacks = build_callbacks(request, registry)
             result = execute(request, registry, surroundings)
         except BatchmillError as error:
-            _send(channel, "failed", error=type(error).__name__, message=str(error), trace=_cause_of(error))
+            trace = "".join(traceback.format_exception(error))
+            channel.send("failed", error=type(error).__name__, message=str(error), trace=trace)
             return error.exit_code
         except Exception as error:  # a fault of ours or of a plugin: told whole, and fatal for the run
-            _send(channel, "failed", error="", message=repr(error), trace=traceback.format_exc())
+            channel.send("failed", error="", message=repr(error), trace=traceback.format_exc())
             return EXIT_INTERNAL
-    _send(channel, "finished", complete=result.complete, reason=result.stop_reason, samples=progress.samples)
+    channel.send("finished", complete=result.complete, reason=result.stop_reason, samples=progress.samples)
     return EXIT_COMPLETE if result.complete else EXIT_PREEMPTED
 
 
 class SupervisedQueue:
     """The supervisor's chunk queue, as a worker sees it."""
 
-    def __init__(self, channel: Channel, replies: queue.Queue[dict[str, Any]], stopped: Any) -> None:
-        self._channel, self._replies, self._stopped = channel, replies, stopped
+    def __init__(self, channel: Channel, replies: queue.Queue[int | None], stop: StopFlag) -> None:
+        self._channel, self._replies, self._stop = channel, replies, stop
 
     def take(self, wait: bool) -> int | None:
         """Return a chunk from the supervisor, or None; see ``ChunkQueue``."""
         self._channel.send("next", wait=wait)
         while True:
             try:
-                chunk: int | None = self._replies.get(timeout=_POLL)["chunk"]
-                return chunk
+                return self._replies.get(timeout=_POLL)
             except queue.Empty:
-                if self._stopped():
+                if self._stop.requested:
                     return None
 
 
@@ -105,42 +108,51 @@ def die_with_parent() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _receive_request(channel: Channel) -> RunRequest:
-    while True:
-        messages = channel.receive()
-        if messages is None:
-            sys.exit(EXIT_INTERNAL)  # the supervisor is gone before it said anything
-        for message in messages:
-            return RunRequest.from_json(message["request"])
+class _Line:
+    """Listens to the supervisor in a thread of its own, from the first moment on."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.stop = StopFlag()
+        self.requests: queue.Queue[dict[str, Any]] = queue.Queue()
+        self.replies: queue.Queue[int | None] = queue.Queue()
+        self._channel = channel
+        threading.Thread(target=self._listen, name="batchmill-channel", daemon=True).start()
+
+    def _listen(self) -> None:
+        while (messages := self._channel.receive()) is not None:
+            for message in messages:
+                match message["kind"]:
+                    case "request":
+                        self.requests.put(message["request"])
+                    case "chunk":
+                        self.replies.put(message["chunk"])
+                    case "stop":
+                        self.stop.request(message["reason"], now=message["now"])
+        # The supervisor is gone. This process leads its own session, so its loader processes go with it.
+        os.killpg(0, signal.SIGKILL)
 
 
-def _listen(channel: Channel, replies: queue.Queue[dict[str, Any]], stop: Any) -> None:
-    while (messages := channel.receive()) is not None:
-        for message in messages:
-            if message["kind"] == "chunk":
-                replies.put(message)
-            elif message["kind"] == "stop":
-                stop.request(message["reason"], now=message["now"])
-    # The supervisor is gone. This process leads its own session, so its loader processes go with it.
-    os.killpg(0, signal.SIGKILL)
+class _SignsOfLife:
+    """Tells the supervisor how far this worker is, and, while that does not change, that it is alive.
 
+    Attributes:
+        samples: Returns the samples that this worker has done.
+    """
 
-def _tell_progress(channel: Channel, progress: Any) -> None:
-    told, silent_for = 0, 0.0
-    pause = threading.Event()
-    while not pause.wait(_PROGRESS_INTERVAL):
-        silent_for += _PROGRESS_INTERVAL
-        if progress.samples != told or silent_for >= _SIGN_OF_LIFE:
-            told, silent_for = progress.samples, 0.0
-            channel.send("progress", samples=told)
+    def __init__(self, channel: Channel) -> None:
+        self.samples: Callable[[], int] = int
+        self._channel = channel
+        threading.Thread(target=self._tell, name="batchmill-life", daemon=True).start()
 
-
-def _send(channel: Channel, kind: str, **values: Any) -> None:
-    channel.send(kind, **values)
-
-
-def _cause_of(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error))
+    def _tell(self) -> None:
+        told, silent_for = 0, 0.0
+        pause = threading.Event()
+        while not pause.wait(_PROGRESS_INTERVAL):
+            silent_for += _PROGRESS_INTERVAL
+            samples = self.samples()
+            if samples != told or silent_for >= _SIGN_OF_LIFE:
+                told, silent_for = samples, 0.0
+                self._channel.send("progress", samples=told)
 
 
 if __name__ == "__main__":
