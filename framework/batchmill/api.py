@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from batchmill.contracts.launcher import Launcher
 from batchmill.contracts.run import RunRequest, RunResult, Selection
 from batchmill.engine.assembly import Assembler, open_storage
 from batchmill.engine.run_directory import open_existing
+from batchmill.engine.stopping import stop_reason
 from batchmill.errors import ConfigError, PluginError
 from batchmill.plugin_manager import get_catalog
 
@@ -90,6 +92,7 @@ def torch_batch_process(
         The result; ``complete`` is False, and ``exit_code`` 75, if the run was preempted.
 
     Raises:
+        KeyboardInterrupt: Ctrl-C stopped the run, after the chunk in progress.
         ValueError: ``checkpoint_interval`` is not positive, or ``dataloader_kwargs`` would change the order.
         BatchmillError: The run failed; what is committed stays.
     """
@@ -126,7 +129,7 @@ def torch_batch_process(
         profile=profile,
         join=join,
     )
-    return launcher.launch(request)
+    return _heeding_interrupts(launcher.launch(request))
 
 
 def run(
@@ -152,10 +155,10 @@ def run(
         if value is not None
     }
     if isinstance(overrides, RunRequest):
-        return run_request(dataclasses.replace(overrides, **given))
+        return _heeding_interrupts(run_request(dataclasses.replace(overrides, **given)))
     from batchmill.settings import compose
 
-    return run_request(compose(overrides, given=given))
+    return _heeding_interrupts(run_request(compose(overrides, given=given)))
 
 
 def run_request(request: RunRequest) -> RunResult:
@@ -213,6 +216,13 @@ def plan(request: RunRequest) -> dict[str, Any]:
         request = dataclasses.replace(request, run_id=new_run_id())
     workers = int(request.launcher.settings.get("nproc", 1))
     return plan_run(request, get_catalog().registry, workers)
+
+
+def _heeding_interrupts(result: RunResult) -> RunResult:
+    """Return a result, unless Ctrl-C stopped the run: the script or notebook that called is to stop as well."""
+    if not result.complete and result.stop_reason == stop_reason(signal.SIGINT):
+        raise KeyboardInterrupt(f"run {result.run_id} stopped at {result.coverage:.0%}; the same run_id resumes it")
+    return result
 
 
 def _selection(component: Component) -> Selection:

@@ -18,9 +18,6 @@ def main() -> int:
     except BatchmillError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt as error:
-        print(f"interrupted: {error}", file=sys.stderr)
-        return 75
     print(json.dumps({"complete": result.complete, "samples": result.samples, "reason": result.stop_reason}))
     return result.exit_code
 

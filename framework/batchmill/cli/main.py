@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import traceback
 from typing import Any
 
@@ -11,13 +9,11 @@ import click
 
 from batchmill import __version__
 from batchmill.cli.doctor import doctor
+from batchmill.cli.failures import EXIT_INTERRUPTED, report
 from batchmill.cli.plugins import plugins
 from batchmill.cli.run import resume, run
 from batchmill.cli.runs import ls, show, verify
 from batchmill.errors import EXIT_INTERNAL, BatchmillError, did_you_mean
-
-FULL_ERROR_VARIABLE = "BATCHMILL_FULL_ERROR"
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 class Group(click.Group):
@@ -52,13 +48,6 @@ class Group(click.Group):
         if self.get_command(ctx, name) is None and not name.startswith("-"):
             ctx.fail(f"There is no command {name!r}.{did_you_mean(name, self.commands)}")
         return super().resolve_command(ctx, args)
-
-
-def report(error: BatchmillError) -> None:
-    """Show an error on standard error: its message, and the traceback only where it is asked for."""
-    if os.environ.get(FULL_ERROR_VARIABLE, "") not in ("", "0"):
-        traceback.print_exception(error, file=sys.stderr)
-    click.echo(click.style("Error: ", fg="red", bold=True) + str(error), err=True)
 
 
 @click.group(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batchmill.cli.display import first_sentence, number, percent, show_json, show_table
-from batchmill.cli.main import EXIT_INTERRUPTED, report
+from batchmill.cli.failures import EXIT_INTERRUPTED, report
 from batchmill.errors import (
     EXIT_ALREADY_RUNNING,
     EXIT_COMPLETE,

@@ -60,6 +60,11 @@ class StopFlag:
         return self._clock() >= self._deadline
 
 
+def stop_reason(number: int) -> str:
+    """Return the reason that a signal gives for a stop."""
+    return f"received {signal.Signals(number).name}"
+
+
 @contextmanager
 def stop_on_signals(flag: StopFlag) -> Iterator[None]:
     """Let SIGTERM, SIGUSR1 and SIGINT set ``flag``; a second SIGINT stops at once.
@@ -73,7 +78,7 @@ def stop_on_signals(flag: StopFlag) -> Iterator[None]:
     def handle(number: int, frame: FrameType | None) -> None:
         again = number == signal.SIGINT and flag.interrupted
         flag.interrupted = flag.interrupted or number == signal.SIGINT
-        flag.request(f"received {signal.Signals(number).name}", now=again)
+        flag.request(stop_reason(number), now=again)
 
     before = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
     try:

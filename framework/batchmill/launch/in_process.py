@@ -20,8 +20,7 @@ from batchmill.plugin_manager import get_catalog, make_run_manager
 class InProcessLauncher(Launcher):
     """Runs the one worker right here.
 
-    SIGTERM and SIGUSR1 make it stop after the chunk in progress. So does Ctrl-C, after which KeyboardInterrupt is
-    raised, as a script expects; a second Ctrl-C drops the chunk.
+    SIGTERM, SIGUSR1 and Ctrl-C make it stop after the chunk in progress; a second Ctrl-C drops the chunk.
     """
 
     def launch(self, request: RunRequest) -> RunResult:
@@ -32,10 +31,7 @@ class InProcessLauncher(Launcher):
         surroundings = Surroundings()
         lock = RunLock(join=request.join)
         with stop_on_signals(surroundings.stop), lock:
-            result = run_with_progress(request, registry, surroundings, lock)
-        if surroundings.stop.interrupted and not result.complete:
-            raise KeyboardInterrupt(f"run {result.run_id} was interrupted; the same run_id resumes it")
-        return result
+            return run_with_progress(request, registry, surroundings, lock)
 
 
 def run_with_progress(

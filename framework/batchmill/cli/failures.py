@@ -1,0 +1,21 @@
+"""How errors are shown."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+import click
+
+from batchmill.errors import BatchmillError
+
+FULL_ERROR_VARIABLE = "BATCHMILL_FULL_ERROR"
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+def report(error: BatchmillError) -> None:
+    """Show an error on standard error: its message, and the traceback only where it is asked for."""
+    if os.environ.get(FULL_ERROR_VARIABLE, "") not in ("", "0"):
+        traceback.print_exception(error, file=sys.stderr)
+    click.echo(click.style("Error: ", fg="red", bold=True) + str(error), err=True)
