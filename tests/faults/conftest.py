@@ -7,4 +7,4 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
-from process_fixtures import launch, output, zygote  # noqa: F401
+from process_fixtures import launch, output, support_path, zygote  # noqa: F401

@@ -35,3 +35,9 @@ def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
     started = Zygote(tmp_path_factory.mktemp("zygote"), {"PYTHONPATH": path})
     yield started
     started.close()
+
+
+@pytest.fixture
+def support_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let workers of a launcher that runs in this process import the jobs."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(SUPPORT), os.environ.get("PYTHONPATH", "")])))

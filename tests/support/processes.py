@@ -87,7 +87,7 @@ class Launched:
                 stdout=out,
                 stderr=err,
                 cwd=directory,
-                env={**inherited, "PYTHONPATH": path, MARK: self.mark, **environment},
+                env={**inherited, "PYTHONPATH": path, "PYTHONFAULTHANDLER": "1", MARK: self.mark, **environment},
                 start_new_session=True,
             )
 
@@ -108,6 +108,7 @@ class Launched:
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
+            self.dump_stacks()
             self.kill_everything()
             raise AssertionError(f"still running after {seconds} s\n{self.stdout}\n{self.stderr}") from None
 
@@ -136,6 +137,12 @@ class Launched:
     def until_gone(self, seconds: float) -> None:
         """Assert that every process of the family is gone within so many seconds."""
         until(lambda: not self.family(), f"the end of {self.family()}", seconds)
+
+    def dump_stacks(self) -> None:
+        """Let every process of the family write its threads' stacks to the error output, and die of it."""
+        for info in self.family():
+            os.kill(info.pid, signal.SIGABRT)
+            time.sleep(0.3)
 
     def kill_everything(self) -> None:
         for info in self.family():

@@ -84,6 +84,11 @@ def assemble(request: RunRequest, registry: ComponentRegistry, world_size: int) 
             f"Storage at {storage.url} cannot create an object exclusively, so results could not be committed exactly "
             f"once. Choose another storage; 'batchmill doctor' tells what one can do."
         )
+    if world_size > 1 and not storage.shared_between_processes:
+        raise ConfigError(
+            f"Storage at {storage.url} is inside one process, so {world_size} workers would not see each other's "
+            f"results. Use one worker, or an output that all of them reach."
+        )
     model = None
     if version is not None:
         model = {"name": version.model_name, "version": version.version, "digest": version.checkpoint.digest}
