@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import signal
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
+from torch.utils.data import IterableDataset, TensorDataset, default_collate
 
 from batchmill.contracts.dataset import BatchReadable
 from batchmill.engine.grid import Grid
+from batchmill.engine.loading import ReadAhead, ReadFailure, ReadRange
 from batchmill.errors import ConfigError, DatasetError
-
-ReadRange = Callable[[int, int], Any]
-
-# Signals that ask a worker to drain; its loader processes leave them to it.
-_DRAIN_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 def check_dataset(dataset: Any) -> int:
@@ -27,6 +22,8 @@ def check_dataset(dataset: Any) -> int:
     Raises:
         ConfigError: It has no length, or no access by index.
     """
+    if isinstance(dataset, type):
+        raise ConfigError(f"The dataset is the class {dataset.__qualname__}, not an instance; call it first.")
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
         raise ConfigError(
             f"{type(dataset).__name__} cannot be run: a dataset must implement __len__() and __getitem__(index), so "
@@ -93,46 +90,37 @@ class BatchSource:
         dataset: The dataset.
         grid: The run's grid.
         loader: Keyword arguments for ``DataLoader``; with ``num_workers`` > 0, that many processes read ahead.
+
+    Raises:
+        ConfigError: An argument for the loader is unknown, or would change which samples are read or their order.
     """
 
     def __init__(self, dataset: Any, grid: Grid, loader: Mapping[str, Any]) -> None:
         options = dict(loader)
         self._grid = grid
         self._read = range_reader(dataset, options.pop("collate_fn", None))
-        self._ahead: deque[int] = deque()
-        self._feed: Iterator[int] = iter(())
-        self._loader: DataLoader[Any] | None = None
-        if any(options.values()):
-            try:
-                self._loader = self._make_loader(options)
-            except (TypeError, ValueError) as error:
-                raise ConfigError(f"The loader's arguments do not fit torch's DataLoader: {error}") from error
+        self._ahead = ReadAhead(self._read, options) if any(map(_is_set, options.values())) else None
+        self._reading: Generator[tuple[int, int, Any]] | None = None
 
     def read(self, chunks: Iterator[int]) -> Iterator[tuple[int, int, Any]]:
-        """Yield ``(chunk, batch_idx, batch)`` for every batch of the chunks, in order.
+        """Return an iterator of ``(chunk, batch_idx, batch)`` over every batch of the chunks, in order.
 
         ``chunks`` is asked for the next chunk only when there is room to read ahead, and never waited for.
+
+        Raises:
+            DatasetError: The dataset's code failed, or a loader process died; the message names the samples.
         """
-        if self._loader is None:
-            yield from self._read_here(chunks)
-            return
-        self._feed = chunks
-        for batch in self._loader:
-            batch_idx = self._ahead.popleft()
-            if isinstance(batch, _ReadFailure):
-                raise self._failure(batch_idx, batch.message)
-            yield self._grid.chunk_of_batch(batch_idx), batch_idx, batch
+        self._reading = self._read_here(chunks) if self._ahead is None else self._read_ahead(chunks, self._ahead)
+        return self._reading
 
     def close(self) -> None:
-        """End the loader processes; called once nothing is read any more.
+        """End reading, and the loader processes; called once nothing is read any more."""
+        if self._reading is not None:
+            self._reading.close()
+        if self._ahead is not None:
+            self._ahead.close()
 
-        They are told to leave when the loader is freed. Left to the interpreter's exit they would be sent SIGTERM,
-        which they ignore, and be waited for without end.
-        """
-        self._feed = iter(())
-        self._loader = None
-
-    def _read_here(self, chunks: Iterator[int]) -> Iterator[tuple[int, int, Any]]:
+    def _read_here(self, chunks: Iterator[int]) -> Generator[tuple[int, int, Any]]:
         read, batch_range = self._read, self._grid.batch_range
         for chunk in chunks:
             for batch_idx in range(*self._grid.chunk_batch_range(chunk)):
@@ -143,74 +131,34 @@ class BatchSource:
                     raise self._failure(batch_idx, f"{type(error).__name__}: {error}") from error
                 yield chunk, batch_idx, batch
 
+    def _read_ahead(self, chunks: Iterator[int], ahead: ReadAhead) -> Generator[tuple[int, int, Any]]:
+        asked: deque[int] = deque()
+
+        def ranges() -> Iterator[tuple[int, int]]:
+            for chunk in chunks:
+                for batch_idx in range(*self._grid.chunk_batch_range(chunk)):
+                    asked.append(batch_idx)
+                    yield self._grid.batch_range(batch_idx)
+
+        batches = ahead.read(ranges())
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:  # a loader process died, perhaps over a later batch, or took too long
+                if not asked:
+                    raise
+                raise self._failure(asked[0], f"{error} Batches up to {asked[-1]} were being read.") from error
+            batch_idx = asked.popleft()
+            if isinstance(batch, ReadFailure):
+                raise self._failure(batch_idx, batch.message)
+            yield self._grid.chunk_of_batch(batch_idx), batch_idx, batch
+
     def _failure(self, batch_idx: int, message: str) -> DatasetError:
         start, stop = self._grid.batch_range(batch_idx)
         return DatasetError(f"Reading samples {start}..{stop - 1} (batch {batch_idx}) failed: {message}")
 
-    def _make_loader(self, options: dict[str, Any]) -> DataLoader[Any]:
-        started = options.pop("worker_init_fn", None)
-        if options.get("num_workers", 0):
-            options.setdefault("persistent_workers", True)
-        # The loader is fed with ranges, not index lists: two numbers travel to a process, not a batch of them.
-        return DataLoader(
-            _RangeDataset(self._read),
-            batch_size=None,
-            sampler=_Ranges(self),
-            collate_fn=_unchanged,
-            worker_init_fn=_WorkerInit(started),
-            **options,
-        )
 
-    def ranges(self) -> Iterator[tuple[int, int]]:
-        """Yield the sample ranges to read for the chunks being claimed, noting each batch's number."""
-        for chunk in self._feed:
-            for batch_idx in range(*self._grid.chunk_batch_range(chunk)):
-                self._ahead.append(batch_idx)
-                yield self._grid.batch_range(batch_idx)
-
-
-class _Ranges:
-    """The loader's sampler: asks the source anew each time the loader is iterated."""
-
-    def __init__(self, source: BatchSource) -> None:
-        self._source = source
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        return self._source.ranges()
-
-
-class _ReadFailure:
-    """An error in a loader process, sent back as a value so that its batch is known."""
-
-    def __init__(self, message: str) -> None:
-        self.message = message
-
-
-class _RangeDataset(Dataset[Any]):
-    """Looks like a map-style dataset whose keys are ranges."""
-
-    def __init__(self, read: ReadRange) -> None:
-        self._read = read
-
-    def __getitem__(self, key: tuple[int, int]) -> Any:
-        try:
-            return self._read(*key)
-        except Exception as error:  # the dataset's own code; the batch is named where it arrives
-            return _ReadFailure(f"{type(error).__name__}: {error}")
-
-
-class _WorkerInit:
-    """Prepares a loader process; a class, so that it can be sent to spawned processes."""
-
-    def __init__(self, started: Callable[[int], None] | None) -> None:
-        self._started = started
-
-    def __call__(self, worker_id: int) -> None:
-        for number in _DRAIN_SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
-        if self._started is not None:
-            self._started(worker_id)
-
-
-def _unchanged(batch: Any) -> Any:
-    return batch
+def _is_set(value: Any) -> bool:
+    return value is not None and value is not False and value != 0
