@@ -23,6 +23,8 @@ _DRAIN_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 # Seconds in which loader processes that are not stuck in user code have left.
 _PATIENCE = 2.0
 _LONGEST_END = 10.0
+# Seconds between looks whether the worker is still there.
+_ORPHAN_POLL = 1.0
 
 
 @dataclass(frozen=True)
@@ -146,14 +148,18 @@ class _Start:
         for number in _DRAIN_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         if self._leave is not None:
-            threading.Thread(target=_leave_when_told, args=(self._leave,), daemon=True).start()
+            arguments = (self._leave, os.getppid())
+            threading.Thread(target=_leave_when_told, args=arguments, name="batchmill-leave", daemon=True).start()
         if self._started is not None:
             self._started(worker_id)
 
 
-def _leave_when_told(leave: Semaphore) -> None:
-    leave.acquire()
-    os._exit(0)  # whatever the dataset's code is waiting for
+def _leave_when_told(leave: Semaphore, parent: int) -> None:
+    """End this loader process when it is told to, or orphaned, whatever the dataset's code is waiting for."""
+    while not leave.acquire(timeout=_ORPHAN_POLL):
+        if os.getppid() != parent:
+            break
+    os._exit(0)
 
 
 def _unchanged(batch: Any) -> Any:

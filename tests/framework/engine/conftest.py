@@ -8,7 +8,7 @@ from batchmill.engine import commit_log
 from batchmill_plugins.storage._memory import MemoryStorage
 
 # How long an example takes says nothing on a machine that is shared.
-settings.register_profile("no-deadline", deadline=None)
+settings.register_profile("no-deadline", deadline=None, max_examples=50)
 settings.load_profile("no-deadline")
 
 _numbers = itertools.count()

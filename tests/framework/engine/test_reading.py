@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -295,6 +296,48 @@ def test_closing_ends_a_process_that_is_stuck_in_the_dataset(pin_memory, monkeyp
     source.close()
     assert multiprocessing.active_children() == []
     assert time.monotonic() - began < 15
+
+
+ORPHANING = """
+    import multiprocessing, os, signal, time
+    from batchmill.engine.grid import Grid
+    from batchmill.engine.reading import BatchSource
+
+    class Slow:
+        def __len__(self):
+            return 20
+        def __getitem__(self, index):
+            if index >= 5:
+                time.sleep(600)
+            return index
+
+    batches = BatchSource(Slow(), Grid(20, 5, 1), {"num_workers": 2}).read(iter(range(4)))
+    next(batches)
+    print(*(process.pid for process in multiprocessing.active_children()), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_loader_processes_leave_when_their_worker_is_killed_though_they_are_stuck():
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(ORPHANING)], stdout=subprocess.PIPE, text=True, timeout=60, check=False
+    )
+    pids = [int(pid) for pid in done.stdout.split()]
+    assert done.returncode == -signal.SIGKILL and len(pids) == 2
+    deadline = time.monotonic() + 20
+    while alive := [pid for pid in pids if _is_alive(pid)]:
+        assert time.monotonic() < deadline, alive
+        time.sleep(0.05)
+
+
+def _is_alive(pid):
+    try:
+        os.kill(pid, 0)
+        stat = Path(f"/proc/{pid}/stat")
+        # Whoever inherits a process may leave its entry behind.
+        return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    except ProcessLookupError:
+        return False
 
 
 STUCK = """

@@ -219,7 +219,7 @@ def test_what_is_no_name_is_refused(name):
 
 
 def test_a_dict_under_a_name_and_a_value_without_one_are_refused():
-    with pytest.raises(ReducerError, match="'named' returned a dict. Wrap it without a name"):
+    with pytest.raises(ReducerError, match=r"'named' returned a dict. Wrap it without a name"):
         run([[(1,)]], (Several(), "named"))
     with pytest.raises(ReducerError, match="Total was wrapped without a name and returned a int; expected a dict"):
         run([[(1,)]], (Total(), None))
@@ -238,7 +238,7 @@ def test_an_error_in_a_reducer_names_it(step):
 
 
 def test_an_error_in_a_function_names_the_metric():
-    with pytest.raises(ReducerError, match="Reducer 'ratio' .* failed: ZeroDivisionError"):
+    with pytest.raises(ReducerError, match=r"Reducer 'ratio' .* failed: ZeroDivisionError"):
         run([[]], (lambda values: 1 / len(values), "ratio"))
 
 
