@@ -67,20 +67,28 @@ def stop_reason(number: int) -> str:
 
 @contextmanager
 def stop_on_signals(flag: StopFlag) -> Iterator[None]:
-    """Let SIGTERM, SIGUSR1 and SIGINT set ``flag``; a second SIGINT stops at once.
+    """Let SIGTERM, SIGUSR1 and SIGINT set ``flag``; a second SIGINT drops the chunk in progress.
 
-    Outside the main thread, where Python allows no handlers, nothing is installed.
+    A third SIGINT raises KeyboardInterrupt, for user code that never comes back to look at the flag. Handlers that
+    Python did not install (such as faulthandler's) stay as they are. Outside the main thread, where Python allows no
+    handlers, nothing is installed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    interrupts = 0
 
     def handle(number: int, frame: FrameType | None) -> None:
-        again = number == signal.SIGINT and flag.interrupted
-        flag.interrupted = flag.interrupted or number == signal.SIGINT
-        flag.request(stop_reason(number), now=again)
+        nonlocal interrupts
+        interrupts += number == signal.SIGINT
+        flag.interrupted = interrupts > 0
+        flag.request(stop_reason(number), now=number == signal.SIGINT and interrupts > 1)
+        if number == signal.SIGINT and interrupts > 2:
+            raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
+    before = {number: handler for number in STOP_SIGNALS if (handler := signal.getsignal(number)) is not None}
+    for number in before:
+        signal.signal(number, handle)
     try:
         yield
     finally:
