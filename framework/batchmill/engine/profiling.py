@@ -46,7 +46,8 @@ class TraceProfiler:
 
     def step(self) -> None:
         """Tell the profiler that a batch is done."""
-        self._profile.step()
+        if self._started:
+            self._profile.step()
 
     def close(self) -> None:
         """Stop recording; called by the engine when the worker is done."""
