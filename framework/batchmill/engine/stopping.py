@@ -69,9 +69,9 @@ def stop_reason(number: int) -> str:
 def stop_on_signals(flag: StopFlag) -> Iterator[None]:
     """Let SIGTERM, SIGUSR1 and SIGINT set ``flag``; a second SIGINT drops the chunk in progress.
 
-    A third SIGINT raises KeyboardInterrupt, for user code that never comes back to look at the flag. Handlers that
-    Python did not install (such as faulthandler's) stay as they are. Outside the main thread, where Python allows no
-    handlers, nothing is installed.
+    A third SIGINT raises KeyboardInterrupt, for user code that never comes back to look at the flag. The handlers of
+    a program that embeds Python stay as they are. Outside the main thread, where Python allows no handlers, nothing
+    is installed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
