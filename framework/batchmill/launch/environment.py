@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import re
 import threading
@@ -25,11 +26,14 @@ STORE_DEADLINE = 30.0
 
 T = TypeVar("T")
 
+# Counts the launches of this process, so that a script's second run is not taken for its first.
+_launches = itertools.count()
+
 
 class EnvironmentLauncher(Launcher):
     """Is one worker of a group that torchrun, SLURM or Kubernetes started, as its environment says.
 
-    Reads RANK and WORLD_SIZE (SLURM_PROCID and SLURM_NTASKS) with their LOCAL_ companions. Chunks are claimed
+    Reads RANK and WORLD_SIZE with their LOCAL_ companions, or what srun says of its job step. Chunks are claimed
     through torchrun's own store where there is one; no process group is made.
 
     Args:
@@ -49,13 +53,15 @@ class EnvironmentLauncher(Launcher):
 
         distributed = self._distributed or read_environment(os.environ)
         store = _agent_store(os.environ)
-        run_id = request.run_id or agree_on_run_id(os.environ, distributed, store)
+        launch = next(_launches)
+        run_id = request.run_id or agree_on_run_id(os.environ, distributed, store, launch)
         request = dataclasses.replace(request, run_id=run_id)
         if distributed.rank != 0:  # one worker tells how the run goes
             request = dataclasses.replace(request, callbacks={})
         surroundings = Surroundings(distributed=distributed)
         if store is not None:
-            surroundings.counter = lambda: _within_deadline(lambda: int(store.add(_counter_key(run_id), 1))) - 1
+            key = _counter_key(run_id, launch)
+            surroundings.counter = lambda: _within_deadline(lambda: int(store.add(key, 1))) - 1
         lock = RunLock(join=request.join) if distributed.rank == 0 else None
         with stop_on_signals(surroundings.stop):
             if lock is None:
@@ -66,8 +72,9 @@ class EnvironmentLauncher(Launcher):
 
 def started_by_launcher(environ: Mapping[str, str]) -> bool:
     """Return whether a launcher made this process one of several workers."""
+    # Only srun describes a step. A batch script has a SLURM_PROCID and the job's SLURM_NTASKS too, but is alone.
     return ("RANK" in environ and "WORLD_SIZE" in environ) or (
-        "SLURM_PROCID" in environ and int(environ.get("SLURM_NTASKS", "1")) > 1
+        "SLURM_PROCID" in environ and int(environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
     )
 
 
@@ -82,19 +89,21 @@ def read_environment(environ: Mapping[str, str]) -> DistributedContext:
     """
     if "RANK" in environ and "WORLD_SIZE" in environ:
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE")
-    elif "SLURM_PROCID" in environ and "SLURM_NTASKS" in environ:
+    elif "SLURM_PROCID" in environ and "SLURM_STEP_NUM_TASKS" in environ:
         names = (
             "SLURM_PROCID",
-            "SLURM_NTASKS",
+            "SLURM_STEP_NUM_TASKS",
             "SLURM_LOCALID",
-            "SLURM_NTASKS_PER_NODE",
+            "SLURM_STEP_TASKS_PER_NODE",
             "SLURM_NODEID",
-            "SLURM_NNODES",
+            "SLURM_STEP_NUM_NODES",
         )
+        if names[3] in environ:
+            environ = {**environ, names[3]: _tasks_on_node(environ[names[3]], int(environ.get(names[4], "0")))}
     else:
         raise ConfigError(
-            "launcher=environment needs RANK and WORLD_SIZE (torchrun, Kubernetes) or SLURM_PROCID and SLURM_NTASKS, "
-            "and the environment has neither. Use launcher=local on one machine."
+            "launcher=environment needs RANK and WORLD_SIZE (torchrun, Kubernetes) or SLURM_PROCID and "
+            "SLURM_STEP_NUM_TASKS (srun), and the environment has neither. Use launcher=local on one machine."
         )
     try:
         rank, size = int(environ[names[0]]), int(environ[names[1]])
@@ -108,11 +117,28 @@ def read_environment(environ: Mapping[str, str]) -> DistributedContext:
         raise ConfigError(f"The environment describes no worker: {error} Given: {given}.") from error
 
 
-def agree_on_run_id(environ: Mapping[str, str], distributed: DistributedContext, store: TCPStore | None) -> str:
+def _tasks_on_node(tasks_per_node: str, node: int) -> str:
+    """Return how many tasks a node has, from SLURM's way to write it: ``4(x2),3`` for 4, 4 and 3."""
+    counts: list[str] = []
+    for item in tasks_per_node.split(","):
+        count, _, times = item.partition("(x")
+        counts += [count] * int(times.rstrip(")") or 1)
+    return counts[node]
+
+
+def agree_on_run_id(
+    environ: Mapping[str, str], distributed: DistributedContext, store: TCPStore | None, launch: int
+) -> str:
     """Return a run id that every rank of this launch comes to by itself.
 
-    Taken from ``BATCHMILL_RUN_ID``, else from the SLURM job (which a requeued job keeps, and so resumes), else from
-    torchrun's store, where the first rank's proposal stands.
+    Taken from ``BATCHMILL_RUN_ID``, else from torchrun's store, where the first rank's proposal stands, else from the
+    SLURM job (which a requeued job keeps, and so resumes), else from torchrun's ``--rdzv-id``.
+
+    Args:
+        environ: The process environment.
+        distributed: Where this worker stands.
+        store: torchrun's store, where there is one.
+        launch: How many runs this process has launched before; equal on every rank of a script that launches several.
 
     Raises:
         ConfigError: There is nothing that ranks could agree by.
@@ -123,10 +149,15 @@ def agree_on_run_id(environ: Mapping[str, str], distributed: DistributedContext,
         return environ[RUN_ID_VARIABLE]
     if store is not None:
         proposed = new_run_id()  # unique, so the value that comes back tells who was first
-        agreed: bytes = _within_deadline(lambda: store.compare_set("batchmill/run_id", "", proposed))
+        agreed: bytes = _within_deadline(lambda: store.compare_set(f"batchmill/run_id/{launch}", "", proposed))
         return agreed.decode()
+    given = ""
     if "SLURM_JOB_ID" in environ:
-        return f"slurm-{environ['SLURM_JOB_ID']}-{environ.get('SLURM_STEP_ID', '0')}"
+        given = f"slurm-{environ['SLURM_JOB_ID']}-{environ.get('SLURM_STEP_ID', '0')}"
+    elif environ.get("TORCHELASTIC_RUN_ID", "none") != "none":
+        given = "torchrun-" + _as_name(environ["TORCHELASTIC_RUN_ID"])
+    if given:
+        return f"{given}-{launch}" if launch else given
     if distributed.size == 1:
         return new_run_id()
     raise ConfigError(
@@ -147,10 +178,14 @@ def _agent_store(environ: Mapping[str, str]) -> TCPStore | None:
     return TCPStore(host, port, is_master=False, timeout=timedelta(seconds=STORE_DEADLINE))
 
 
-def _counter_key(run_id: str) -> str:
-    # Counting begins anew when torchrun restarts the group.
+def _counter_key(run_id: str, launch: int) -> str:
+    # Counting begins anew when torchrun restarts the group, and when a script resumes a run.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return "batchmill/" + re.sub(r"[^A-Za-z0-9._-]", "_", f"{run_id}/{attempt}")
+    return "batchmill/" + _as_name(f"{run_id}/{attempt}/{launch}")
+
+
+def _as_name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "_", text)
 
 
 def _within_deadline(call: Callable[[], T]) -> T:
