@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from batchmill.contracts.tracker import MetricsRecord, Tracker
 from batchmill.engine.commit_log import FILES, with_retries
 from batchmill.engine.run_directory import LINKS, REPORTS
 from batchmill.engine.serialization import canonical_json, sha256_hex
-from batchmill.errors import ModelError
+from batchmill.errors import ModelError, OutputError
 from batchmill.tracked_values import check_report
 
 Announce = Callable[[str, int, Mapping[str, Any]], None]
@@ -37,12 +38,11 @@ class Sideline:
         self._files: dict[str, bytes] = {}
         self._reports: list[dict[str, Any]] = []
         self._seen: dict[tuple[str, int], set[str]] = {}
-        self._seen_before_chunk: dict[tuple[str, int], set[str]] = {}
+        self._seen_in_chunk: list[tuple[tuple[str, int], set[str]]] = []
 
     def open_chunk(self) -> None:
         """Keep what comes from now on for the chunk."""
-        self._in_chunk = True
-        self._seen_before_chunk = {key: set(names) for key, names in self._seen.items()}
+        self._in_chunk, self._seen_in_chunk = True, []
 
     def close_chunk(self) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
         """Return the chunk's files and reports, and store what comes afterwards at once."""
@@ -53,7 +53,8 @@ class Sideline:
     def drop_chunk(self) -> None:
         """Forget what an abandoned chunk handed over."""
         self.close_chunk()
-        self._seen = self._seen_before_chunk
+        for key, names in self._seen_in_chunk:
+            self._seen[key] -= names
 
     def add_files(self, files: Mapping[str, bytes]) -> None:
         """Take the files of one ``upload_path()`` block, by relative path."""
@@ -64,7 +65,7 @@ class Sideline:
             return
         for name in files:
             if name in self._files:
-                raise ModelError(
+                raise OutputError(
                     f"upload_path() was given a file {name!r} twice within one chunk; the first would be lost. "
                     f"Put the batch number into the name."
                 )
@@ -89,10 +90,13 @@ class Sideline:
             "time": datetime.now(UTC).isoformat(timespec="microseconds"),
         }
         if self._in_chunk:
+            self._seen_in_chunk.append(((group, steps_completed), set(plain)))
             self._reports.append(report)
             return
         key = sha256_hex(canonical_json([group, steps_completed, sorted(plain), self._rank]))[:16]
-        path = f"{REPORTS}/{group}.{steps_completed}.{key}.json"
+        # The key tells reports apart; the rest is for people, in characters and a length that every store takes.
+        shown = re.sub(r"[^A-Za-z0-9_-]+", "-", group)[:40]
+        path = f"{REPORTS}/{shown}.{steps_completed}.{key}.json"
         self.deliver([self._store_once(path, report)])
 
     def _store_once(self, path: str, report: dict[str, Any]) -> dict[str, Any]:
