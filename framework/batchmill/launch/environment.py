@@ -56,8 +56,6 @@ class EnvironmentLauncher(Launcher):
         launch = next(_launches)
         run_id = request.run_id or agree_on_run_id(os.environ, distributed, store, launch)
         request = dataclasses.replace(request, run_id=run_id)
-        if distributed.rank != 0:  # one worker tells how the run goes
-            request = dataclasses.replace(request, callbacks={})
         surroundings = Surroundings(distributed=distributed)
         if store is not None:
             key = _counter_key(run_id, launch)

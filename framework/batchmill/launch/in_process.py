@@ -47,7 +47,8 @@ def run_with_progress(
     """
     rank, progress = surroundings.distributed.rank, surroundings.progress
     surroundings.callbacks = build_callbacks(request, registry)
-    with ProgressTicker(make_run_manager(surroundings.callbacks), lambda: {rank: progress.samples}) as ticker:
+    listening = make_run_manager(surroundings.callbacks if rank == 0 else ())  # one worker tells how the run goes
+    with ProgressTicker(listening, lambda: {rank: progress.samples}) as ticker:
 
         def opened(run: RunDirectory, committed: set[int]) -> None:
             if lock is not None:
