@@ -15,7 +15,7 @@ from batchmill.components import Kind
 from batchmill.contracts.distributed import DistributedContext
 from batchmill.contracts.profiler import Profiler
 from batchmill.engine.reduction import ReducerSet
-from batchmill.errors import ConfigError
+from batchmill.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
     from batchmill.engine.sideline import Sideline
@@ -71,6 +71,8 @@ class TorchBatchProcessorContext:
         """
         if isinstance(data, torch.Tensor):
             return data.to(self.device, non_blocking=self.device.type == "cuda")
+        if callable(getattr(data, "to", None)):  # also of containers: they know what must stay on the CPU
+            return data.to(self.device)
         if isinstance(data, Mapping):
             moved = {key: self.to_device(value) for key, value in data.items()}
             return moved if type(data) is dict else _rebuild_mapping(data, moved)
@@ -79,8 +81,6 @@ class TorchBatchProcessorContext:
             return type(data)(*items) if hasattr(data, "_fields") else type(data)(items)
         if isinstance(data, list):
             return [self.to_device(item) for item in data]
-        if hasattr(data, "to") and callable(data.to):
-            return data.to(self.device)
         if data is not None and not isinstance(data, (str, bytes, int, float, bool)):
             self._warn_once(type(data))
         return data
@@ -97,16 +97,14 @@ class TorchBatchProcessorContext:
         During a chunk (``process_batch``, ``on_checkpoint_start``) the files are committed together with the chunk,
         under ``files/<chunk>/``: exactly once. In ``__init__`` and ``on_finish`` they are stored at once under
         ``files/rank-<rank>/``. If the block raises, nothing is kept.
+
+        Raises:
+            OutputError: The directory holds a symbolic link, or a name that this chunk has a file of already.
         """
         with tempfile.TemporaryDirectory(prefix="batchmill-") as directory:
             path = Path(directory)
             yield path
-            files = {
-                file.relative_to(path).as_posix(): file.read_bytes()
-                for file in sorted(path.rglob("*"))
-                if file.is_file() and not file.is_symlink()
-            }
-            self._sideline.add_files(files)
+            self._sideline.add_files(_files_below(path))
 
     def wrap_reducer(self, reducer: Any, name: str | None = None) -> Any:
         """Add a metric to the run and return the object to update.
@@ -208,6 +206,19 @@ def choose_device(name: str, local_rank: int) -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("device 'mps' is not there on this machine; use cpu or auto.")
     return device
+
+
+def _files_below(directory: Path) -> dict[str, bytes]:
+    files = {}
+    for path in sorted(directory.rglob("*")):
+        name = path.relative_to(directory).as_posix()
+        if path.is_symlink():
+            raise OutputError(
+                f"The directory of upload_path() holds {name!r}, which is a symbolic link. Copy the file that is meant."
+            )
+        if path.is_file():
+            files[name] = path.read_bytes()
+    return files
 
 
 def _rebuild_mapping(original: Mapping[Any, Any], moved: dict[Any, Any]) -> Any:
