@@ -150,11 +150,15 @@ class LocalStorage(Storage):
         return _posix.write_temporary(folder, data)
 
     def _prepare_folder(self, folder: str) -> None:
-        """Create ``folder`` where needed and make its name, and those above it up to the root, durable."""
+        """Create ``folder`` where needed and make its name, and those above it, durable."""
         with self._known_mutex:
             if folder in self._known and os.path.isdir(folder):
                 return
+            path_known = bool(self._known)
         _posix.make_folder_durable(folder, self._root)
+        if not path_known:
+            # Once is enough, but not only if the root is new: its creator may have died before its own fsync.
+            _posix.make_path_durable(self._root)
         with self._known_mutex:
             self._known.add(folder)
 

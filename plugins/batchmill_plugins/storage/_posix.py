@@ -189,9 +189,22 @@ def make_folder_durable(folder: str, root: str) -> None:
     while current != root and len(current) > len(root):
         current = os.path.dirname(current)
         holders.add(current)
-    holders.add(os.path.dirname(root))
     for holder in sorted(holders):
         sync_folder(holder)
+
+
+def make_path_durable(folder: str) -> None:
+    """Make the name of an existing folder durable, and those of the folders above it, whoever created them.
+
+    Names up to the mount point are meant: where a file system is mounted is not for its users to make durable.
+    """
+    device = os.lstat(folder).st_dev
+    while (holder := os.path.dirname(folder)) != folder and os.lstat(holder).st_dev == device:
+        try:
+            sync_folder(holder)
+        except PermissionError:  # a folder that we may not read is an old one of somebody else's
+            pass
+        folder = holder
 
 
 def removed_if_empty(folder: str) -> bool:

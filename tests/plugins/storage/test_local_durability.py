@@ -49,8 +49,43 @@ def test_the_order_of_system_calls_makes_an_object_durable(tmp_path, system_call
     assert system_calls[at + 1 :] == [("fsync", str(folder))]
     made = [call[1] for call in system_calls[:at] if call[0] == "mkdir"]
     assert made == [str(root), str(root / "r"), str(folder)]
-    synced = [call[1] for call in system_calls[: at - 2] if call[0] == "fsync"]
-    assert sorted(synced) == [str(tmp_path), str(root), str(root / "r")]
+    synced = {call[1] for call in system_calls[: at - 2] if call[0] == "fsync"}
+    assert synced == {str(root / "r"), str(root), str(tmp_path), *on_same_device(tmp_path)}
+
+
+def on_same_device(folder):
+    """Return the folders above ``folder`` that hold a name of its path, up to the mount point."""
+    device = os.lstat(folder).st_dev
+    return [str(parent) for parent in folder.parents if os.lstat(parent).st_dev == device]
+
+
+def test_the_path_to_the_root_is_synced_too_whoever_made_it(tmp_path, system_calls):
+    """A launcher may die between making ``out/runs/r`` and its fsync; the next one finds all of it there."""
+    root = tmp_path / "out" / "runs" / "r"
+    root.mkdir(parents=True)
+    system_calls.clear()
+    storage = LocalStorage(str(root))
+    storage.put("run.json", b"1")
+    above = [str(tmp_path / "out" / "runs"), str(tmp_path / "out"), str(tmp_path), *on_same_device(tmp_path)]
+    assert [call[1] for call in system_calls if call[0] == "fsync" and call[1] in above] == above
+    system_calls.clear()
+    storage.put("commits/0", b"1")
+    assert not [call for call in system_calls if call[0] == "fsync" and call[1] in above], "once is enough"
+
+
+def test_a_folder_above_the_root_that_may_not_be_read_is_passed_over(tmp_path, monkeypatch):
+    root = tmp_path / "out" / "runs"
+    root.mkdir(parents=True)
+    sync_folder = _posix.sync_folder
+
+    def refuse(folder):
+        if folder == str(tmp_path):
+            raise PermissionError(errno.EACCES, "permission denied", folder)
+        sync_folder(folder)
+
+    monkeypatch.setattr(_posix, "sync_folder", refuse)
+    LocalStorage(str(root)).put("a", b"1")
+    assert (root / "a").read_bytes() == b"1"
 
 
 def test_names_of_folders_made_by_others_are_synced_too(tmp_path, system_calls):
