@@ -206,6 +206,8 @@ class CommitLog:
                     present = self._storage.get(path)
                 except ObjectNotFoundError:
                     raise error from None
+                # Visible is not yet durable: whoever created it may have failed, or died, right after that.
+                self._storage.sync(COMMITS)
                 return bool(unseal(present, path)["attempt"] == attempt)
             # "There already" may be the echo of our own earlier try.
             return bool(unseal(self._storage.get(path), path)["attempt"] == attempt)

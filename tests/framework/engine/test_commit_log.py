@@ -125,6 +125,19 @@ def test_an_unclear_answer_that_was_another_attempts_success_is_a_lost_race(log,
     assert sorted([*named_paths(record), record_path(0)]) == storage.paths(), "the loser removes what it staged"
 
 
+@pytest.mark.parametrize("mine", [True, False])
+def test_a_record_found_by_reading_back_is_made_durable_before_it_is_announced(log, storage, monkeypatch, mine):
+    """What is visible may be lost with the power, until the names in its folder are synced."""
+    monkeypatch.setattr(storage, "sync", lambda prefix: storage.calls.append(("sync", prefix)))
+    if not mine:
+        log.commit(draft(part=b"theirs"))
+    storage.fail("put_if_absent", "after")
+    storage.calls.clear()
+    assert log.commit(draft(part=b"mine"))[1] is mine
+    created = storage.calls.index(("put_if_absent", record_path(0)))
+    assert ("sync", "commits") in storage.calls[created:]
+
+
 def test_a_lost_race_deletes_only_what_the_winner_does_not_name(log, storage):
     won, _ = log.commit(draft(part=b"same", files={"a": b"1", "b": b"2"}))
     lost, ours = log.commit(draft(part=b"same", files={"a": b"1", "b": b"other"}))
@@ -236,6 +249,7 @@ def test_whatever_fails_one_attempt_wins_and_all_it_names_is_there(new_storage, 
                 clean = False  # an attempt that gave up may leave what it staged
             else:
                 won += ours
+                storage._plan.clear()
                 assert record == log.read(0)
             storage._plan.clear()
     assert won <= 1
