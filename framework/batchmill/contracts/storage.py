@@ -45,7 +45,7 @@ class Storage(ABC):
         """Store ``data`` under ``path`` unless something is there, atomically and durably.
 
         Returns:
-            True if this call created the object, False if it was there already.
+            True if this call created the object, False if it was there already. Either way it is durable now.
 
         Raises:
             StorageError: The answer is unclear (time-out, connection lost); the object may exist. The commit log

@@ -66,6 +66,18 @@ def settle_run(run: RunDirectory, stored: Mapping[str, Any], restore: Restore, *
     restore(final_reports(run, stored))
     if collect:
         collect_garbage(run, stored)
+    write_success(run, stored)
+
+
+def write_success(run: RunDirectory, stored: Mapping[str, Any]) -> None:
+    """Write ``_SUCCESS``, or make sure of it; nobody may say before this that a run is complete.
+
+    Whoever wrote it, and the result beside it, may have died before they were durable: then they are only visible.
+
+    Args:
+        run: The run.
+        stored: Its ``result.json``.
+    """
     digest = sha256_hex(canonical_json(stored))
     with_retries(lambda: run.storage.put_if_absent(SUCCESS, f"{digest}\n".encode()))
 

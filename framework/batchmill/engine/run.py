@@ -26,7 +26,7 @@ from batchmill.engine.commit_log import with_retries
 from batchmill.engine.committer import Committer
 from batchmill.engine.context import TorchBatchProcessorContext, choose_device
 from batchmill.engine.cores import available_cores
-from batchmill.engine.finish import final_reports, finish_run, result_of, settle_run
+from batchmill.engine.finish import final_reports, finish_run, result_of, settle_run, write_success
 from batchmill.engine.opening import OpenedRun, open_run
 from batchmill.engine.profiling import TraceProfiler
 from batchmill.engine.reading import BatchSource
@@ -83,7 +83,9 @@ def execute(request: RunRequest, registry: ComponentRegistry, surroundings: Surr
     surroundings.opened(run, committed)
     stored = run.read_result()
     if stored is not None:
-        if not with_retries(lambda: run.storage.exists(SUCCESS)):  # a crash came between the two
+        if with_retries(lambda: run.storage.exists(SUCCESS)):
+            write_success(run, stored)
+        else:  # a crash came between the two
             settle_run(run, stored, partial(restore_reports, opened.tracker, run.run_id), collect=True)
         return result_of(run, stored)
     with ExitStack() as stack:

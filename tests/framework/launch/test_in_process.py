@@ -13,6 +13,7 @@ from torch.utils.data import TensorDataset
 import batchmill
 from batchmill.contracts.run import Selection
 from batchmill.launch.in_process import InProcessLauncher
+from batchmill_plugins.storage import _posix
 
 
 class Interrupting(batchmill.TorchBatchProcessor):
@@ -61,3 +62,22 @@ def test_ctrl_c_is_a_preemption_for_whoever_asked_the_launcher(output: Path) -> 
         )
     )
     assert (result.complete, result.exit_code, result.stop_reason) == (False, 75, "received SIGINT")
+
+
+def test_a_complete_run_is_made_durable_again_before_it_is_reported(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its writer may have died before its fsync: what is visible then can still be lost with the power."""
+    run(output, press=False)
+    synced: list[str] = []
+    sync_folder = _posix.sync_folder
+
+    def note(folder: str) -> None:
+        synced.append(folder)
+        sync_folder(folder)
+
+    monkeypatch.setattr(_posix, "sync_folder", note)
+    before = (output / "run" / "result.json").read_bytes()
+    assert run(output, press=False).complete
+    assert synced[-1] == str(output / "run"), "the folder that holds the names of result.json and _SUCCESS"
+    assert (output / "run" / "result.json").read_bytes() == before
