@@ -156,5 +156,5 @@ def test_a_storage_that_does_not_serve_the_url_is_refused(tmp_path):
 
 def test_what_is_no_storage_is_refused():
     assembler = Assembler(get_catalog().registry)
-    with pytest.raises(PluginError, match="is a list; expected a batchmill.Storage"):
+    with pytest.raises(PluginError, match=r"is a list; expected a batchmill\.Storage"):
         open_storage(assembler, "anywhere", Selection("", instance=[1]))
