@@ -269,11 +269,11 @@ def _valid_max_batches(max_batches: int | None, samples: int, batch_size: int, w
     if max_batches is None:
         return None
     per_worker = -(-samples // (batch_size * world_size))
-    if 0 < max_batches <= per_worker:
-        return max_batches
-    warnings.warn(
-        f"max_batches={max_batches} is not between 1 and {per_worker}, the batches of one worker. "
-        f"Ignoring this argument and iterate over entire dataset once.",
-        stacklevel=3,
-    )
-    return None
+    if not 0 < max_batches <= per_worker:
+        warnings.warn(
+            f"max_batches={max_batches} is not between 1 and {per_worker}, the batches of one worker. "
+            f"Ignoring this argument and iterate over entire dataset once.",
+            stacklevel=3,
+        )
+    # A number too large limits nothing, and is kept: the run may have been begun on fewer workers, where it did.
+    return max_batches if max_batches > 0 else None

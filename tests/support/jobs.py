@@ -19,6 +19,7 @@ from torch.utils.data import Dataset, TensorDataset
 import batchmill
 
 WIDTH = 16
+GATED_FROM = 4
 
 
 def value_of(index: int) -> float:
@@ -95,10 +96,17 @@ class Doubler(batchmill.TorchBatchProcessor):
         context: From the engine.
         pause: Seconds to sleep in each batch, so that there is time for faults.
         journal: File to append ``pid batch_idx`` to, one line per batch processed; empty for none.
+        gate: File without which nothing beyond the first batches is processed; empty for none.
     """
 
-    def __init__(self, context: batchmill.TorchBatchProcessorContext, pause: float = 0.0, journal: str = "") -> None:
-        self.context, self.pause, self.journal = context, pause, journal
+    def __init__(
+        self,
+        context: batchmill.TorchBatchProcessorContext,
+        pause: float = 0.0,
+        journal: str = "",
+        gate: str = "",
+    ) -> None:
+        self.context, self.pause, self.journal, self.gate = context, pause, journal, gate
         self.plain_sum = context.wrap_reducer(PlainFloatSum(), "plain_sum")
         self.largest = context.wrap_reducer(batchmill.Reducer.MAX, "largest")
 
@@ -106,6 +114,8 @@ class Doubler(batchmill.TorchBatchProcessor):
         if self.journal:
             with open(self.journal, "a") as file:
                 file.write(f"{os.getpid()} {batch_idx}\n")
+        while self.gate and batch_idx >= GATED_FROM and not Path(self.gate).exists():
+            time.sleep(0.01)
         if self.pause:
             time.sleep(self.pause)
         y = 2 * batch["x"] + 1

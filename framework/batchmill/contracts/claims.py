@@ -33,6 +33,8 @@ class ClaimScope:
         queue: The launcher's queue, where it keeps one.
         counter: Adds one to a counter shared by all workers of this launch and returns the old value, where the
             launcher's environment offers one.
+        joined: Whether this launch works beside another one, which goes through the chunks in order; in any other order
+            the two meet seldom.
     """
 
     chunks: int
@@ -41,6 +43,7 @@ class ClaimScope:
     missing: Callable[[], list[int]]
     queue: ChunkQueue | None = None
     counter: Callable[[], int] | None = None
+    joined: bool = False
 
 
 class Claims(ABC):

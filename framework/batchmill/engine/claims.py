@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from batchmill.contracts.claims import Claims, ClaimScope
 
@@ -19,7 +20,7 @@ class StaticClaims(Claims):
     """Chunk c belongs to rank ``c mod world_size``, as the seed shards batches."""
 
     def __init__(self, scope: ClaimScope) -> None:
-        self._chunks = _still_missing(scope, range(scope.rank, scope.chunks, scope.world_size))
+        self._chunks = _still_missing(scope, _share(scope))
 
     def next_chunk(self, wait: bool) -> int | None:
         """Return the next chunk of this rank's share, or None after the last."""
@@ -37,7 +38,7 @@ class DynamicClaims(Claims):
         self._queue = scope.queue
         self._chunks: Iterator[int] = iter(())
         if scope.queue is None:
-            chunks: Iterable[int] = range(scope.rank, scope.chunks, scope.world_size)
+            chunks: Iterable[int] = _share(scope)
             if scope.counter is not None and scope.world_size > 1:
                 chunks = _counted(scope, scope.counter)
             self._chunks = _still_missing(scope, chunks)
@@ -49,10 +50,43 @@ class DynamicClaims(Claims):
         return next(self._chunks, None)
 
 
+class UncommittedClaims(Claims):
+    """Passes over chunks that others have committed: another launch on the same run, or one that took them over.
+
+    Args:
+        claims: Where chunks come from.
+        is_committed: Asks the commit log about one chunk.
+        passed_over: Told of each chunk that was committed already.
+    """
+
+    def __init__(self, claims: Claims, is_committed: Callable[[int], bool], passed_over: Callable[[int], None]) -> None:
+        self._claims, self._is_committed, self._passed_over = claims, is_committed, passed_over
+
+    def next_chunk(self, wait: bool) -> int | None:
+        """Return the next chunk that nobody has committed, or None."""
+        while (chunk := self._claims.next_chunk(wait)) is not None and self._is_committed(chunk):
+            self._passed_over(chunk)
+        return chunk
+
+
 def _counted(scope: ClaimScope, counter: Callable[[], int]) -> Iterator[int]:
     block = max(1, scope.chunks // (scope.world_size * _BLOCKS_PER_WORKER))
+    last = scope.chunks - 1
     while (first := counter() * block) < scope.chunks:
-        yield from range(first, min(first + block, scope.chunks))
+        for chunk in range(first, min(first + block, scope.chunks)):
+            yield last - chunk if scope.joined else chunk  # the workers of one launch must agree on the order
+
+
+def _share(scope: ClaimScope) -> Sequence[int]:
+    share = range(scope.rank, scope.chunks, scope.world_size)
+    return scattered(share) if scope.joined else share
+
+
+def scattered(chunks: Iterable[int]) -> list[int]:
+    """Return the chunks in random order; torch's, numpy's and Python's seeded generators are left alone."""
+    shuffled = list(chunks)
+    random.SystemRandom().shuffle(shuffled)
+    return shuffled
 
 
 def _still_missing(

@@ -93,6 +93,10 @@ class CommitLog:
         done = self.committed()
         return [chunk for chunk in range(self.chunks) if chunk not in done]
 
+    def is_committed(self, chunk: int) -> bool:
+        """Return whether a chunk is committed, by whomever."""
+        return with_retries(lambda: self._storage.exists(record_path(chunk)))
+
     def read(self, chunk: int) -> dict[str, Any]:
         """Return a chunk's record, its digest checked.
 

@@ -21,7 +21,7 @@ from batchmill.contracts.distributed import DistributedContext
 from batchmill.contracts.processor import TorchBatchProcessor
 from batchmill.contracts.profiler import DISABLED_PROFILER, Profiler
 from batchmill.contracts.run import RunRequest, RunResult
-from batchmill.engine.claims import Takeover
+from batchmill.engine.claims import Takeover, UncommittedClaims
 from batchmill.engine.commit_log import with_retries
 from batchmill.engine.committer import Committer
 from batchmill.engine.context import TorchBatchProcessorContext, choose_device
@@ -55,7 +55,8 @@ class Surroundings:
         callbacks: The request's callbacks with their config keys, built by the launcher.
         progress: Counts the worker's samples.
         opened: Called when the run is open, with the chunks committed so far.
-        committed: Called in the commit thread after each of this worker's chunks.
+        committed: Called in the commit thread after each of this worker's chunks, and in the worker's own thread for
+            each chunk given to it that others have committed.
     """
 
     distributed: DistributedContext = field(default_factory=DistributedContext)
@@ -192,6 +193,7 @@ def _work(
         missing=run.log.missing,
         queue=surroundings.queue,
         counter=surroundings.counter,
+        joined=request.join,
     )
     claims = opened.assembler.build(Kind.CLAIMS, request.claims, scope)
     if not isinstance(claims, Claims):
@@ -211,7 +213,7 @@ def _work(
         reducers=reducers,
         sideline=sideline,
         hooks=hooks,
-        claims=claims,
+        claims=UncommittedClaims(claims, run.log.is_committed, surroundings.committed),
         takeover=Takeover(scope, TAKEOVER_PATIENCE),
         committer=Committer(run.log, writer, committed),
         stop=surroundings.stop,

@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from batchmill.engine.claims import scattered
+
 Answers = dict[int, int | None]
 
 
@@ -26,12 +28,14 @@ class ChunkBoard:
     Args:
         chunks: Chunks in the run.
         committed: Chunks that are committed already.
+        joined: Whether another launcher hands out the same chunks, in order; in random order the two meet seldom.
     """
 
-    def __init__(self, chunks: int, committed: Iterable[int]) -> None:
+    def __init__(self, chunks: int, committed: Iterable[int], joined: bool = False) -> None:
         self._committed = set(committed)
         self._chunks = chunks
-        self._free = deque(chunk for chunk in range(chunks) if chunk not in self._committed)
+        free = [chunk for chunk in range(chunks) if chunk not in self._committed]
+        self._free = deque(scattered(free) if joined else free)
         self._held: dict[int, list[int]] = {}
         self._handed_out: list[int] = []
         self._waiting: deque[int] = deque()

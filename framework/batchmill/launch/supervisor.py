@@ -188,7 +188,7 @@ class Supervisor:
         if self._board is not None:
             return
         self._path = message["path"]
-        self._board = ChunkBoard(message["chunks"], message["committed"])
+        self._board = ChunkBoard(message["chunks"], message["committed"], joined=self._request.join)
         try:
             self._lock.take(open_storage(assembler, self._path))
         except errors.AlreadyRunningError as error:
