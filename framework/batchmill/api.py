@@ -14,6 +14,7 @@ from batchmill.contracts.distributed import DistributedContext
 from batchmill.contracts.launcher import Launcher
 from batchmill.contracts.run import RunRequest, RunResult, Selection
 from batchmill.engine.assembly import Assembler, open_storage
+from batchmill.engine.grid import check_sizes
 from batchmill.engine.run_directory import open_existing
 from batchmill.engine.stopping import stop_reason
 from batchmill.errors import ConfigError, PluginError
@@ -98,12 +99,16 @@ def torch_batch_process(
     """
     from batchmill.engine.reading import check_dataset
 
-    if isinstance(checkpoint_interval, bool) or checkpoint_interval <= 0:
+    _check_processor(batch_processor_cls)
+    if type(checkpoint_interval) is not int or checkpoint_interval <= 0:
         raise ValueError(f"checkpoint_interval should be a positive integer, but is {checkpoint_interval!r}.")
     loader, batch_size = _loader_arguments(dataloader_kwargs or {}, batch_size)
+    check_sizes(batch_size, checkpoint_interval, limit, None)
     distributed, launcher = _surrounding_workers(distributed_context)
     length = check_dataset(dataset)
     samples = length if limit is None else min(length, limit)
+    if isinstance(callbacks, str):
+        raise ConfigError(f"callbacks is the string {callbacks!r}; expected a list of names, as [{callbacks!r}].")
     names = callbacks if isinstance(callbacks, Mapping) else {name: name for name in callbacks}
     request = RunRequest(
         processor=Selection("", instance=batch_processor_cls),
@@ -192,8 +197,10 @@ def resume(run: str, nproc: int | None = None) -> RunResult:
             f"Run the same script again with run_id={opened.run_id!r}."
         )
     request = RunRequest.from_json(config["request"])
-    base = run.rstrip("/").rpartition("/")[0] or "."
-    request = dataclasses.replace(request, output=base, run_id=opened.run_id)
+    base, _, name = opened.path.rstrip("/").rpartition("/")
+    if name != opened.run_id:
+        raise ConfigError(f"{run} is run {opened.run_id!r}, but its directory is named {name!r}. Rename it back.")
+    request = dataclasses.replace(request, output=base or "/", run_id=opened.run_id)
     if nproc is not None:
         request = dataclasses.replace(request, launcher=Selection("local", {"nproc": nproc}))
     return run_request(request)
@@ -251,7 +258,7 @@ def _loader_arguments(given: Mapping[str, Any], batch_size: int | None) -> tuple
     loader = dict(given)
     for name, shown in _GRID_ARGUMENTS.items():
         value = loader.pop(name, None)
-        if value:
+        if value is not None and value is not False:
             raise ValueError(
                 f"dataloader_kwargs may not hold {shown}: samples are processed in dataset order on a fixed grid."
             )
@@ -268,6 +275,8 @@ def _loader_arguments(given: Mapping[str, Any], batch_size: int | None) -> tuple
 def _valid_max_batches(max_batches: int | None, samples: int, batch_size: int, world_size: int) -> int | None:
     if max_batches is None:
         return None
+    if type(max_batches) is not int:
+        raise ConfigError(f"max_batches should be a positive integer, but is {max_batches!r}.")
     per_worker = -(-samples // (batch_size * world_size))
     if not 0 < max_batches <= per_worker:
         warnings.warn(
@@ -277,3 +286,14 @@ def _valid_max_batches(max_batches: int | None, samples: int, batch_size: int, w
         )
     # A number too large limits nothing, and is kept: the run may have been begun on fewer workers, where it did.
     return max_batches if max_batches > 0 else None
+
+
+def _check_processor(given: Any) -> None:
+    from batchmill.contracts.processor import TorchBatchProcessor
+
+    if not isinstance(given, type) or not issubclass(given, TorchBatchProcessor):
+        described = f"the class {given.__qualname__}" if isinstance(given, type) else f"a {type(given).__qualname__}"
+        raise ConfigError(f"batch_processor_cls is {described}; expected a subclass of batchmill.TorchBatchProcessor.")
+    missing = ", ".join(sorted(given.__abstractmethods__))
+    if missing:
+        raise ConfigError(f"{given.__qualname__} is abstract: it does not define {missing}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -158,7 +159,7 @@ def _as_user_code(what: str, function: Callable[[], Any]) -> None:
 
 def _below_engine(error: BaseException) -> Any:
     """Return the traceback from the first frame that is not the engine's."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename == __file__:
+    trace, ours = error.__traceback__, os.path.dirname(__file__) + os.sep
+    while trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename.startswith(ours):
         trace = trace.tb_next
     return trace
