@@ -103,7 +103,9 @@ def _execute_open(opened: OpenedRun, committed: set[int], surroundings: Surround
         (f"reducers.{alias}", opened.assembler.build(Kind.REDUCER, item)) for alias, item in request.reducers.items()
     ]
     writer = opened.assembler.build(Kind.WRITER, request.writer)
-    hooks = make_run_manager([*selected, *surroundings.callbacks, ("tracker", opened.tracker), ("writer", writer)])
+    claims, takeover = _build_claims(opened, surroundings)
+    others = {"tracker": opened.tracker, "writer": writer, "dataset": opened.dataset, "claims": claims}
+    hooks = make_run_manager([*selected, *surroundings.callbacks, *others.items()])
     sideline = Sideline(
         run.storage,
         opened.tracker,
@@ -137,7 +139,7 @@ def _execute_open(opened: OpenedRun, committed: set[int], surroundings: Surround
         processor = build_processor(opened, context)
         _check_partials(run, committed, reducers)
         hooks.hook.on_run_start(context=context)
-        complete = _work(opened, surroundings, processor, context, reducers, sideline, hooks, writer)
+        complete = _work(opened, surroundings, processor, context, reducers, sideline, hooks, writer, claims, takeover)
         if not complete:
             return result_of(run, None, surroundings.stop.reason)
         stored = finish_run(run, reducers, sideline.restore)
@@ -175,16 +177,7 @@ def build_processor(opened: OpenedRun, context: TorchBatchProcessorContext) -> T
     return processor
 
 
-def _work(
-    opened: OpenedRun,
-    surroundings: Surroundings,
-    processor: TorchBatchProcessor,
-    context: TorchBatchProcessorContext,
-    reducers: ReducerSet,
-    sideline: Sideline,
-    hooks: Any,
-    writer: Any,
-) -> bool:
+def _build_claims(opened: OpenedRun, surroundings: Surroundings) -> tuple[Claims, Takeover]:
     request, run = opened.request, opened.directory
     scope = ClaimScope(
         chunks=run.grid.chunks,
@@ -198,6 +191,22 @@ def _work(
     claims = opened.assembler.build(Kind.CLAIMS, request.claims, scope)
     if not isinstance(claims, Claims):
         raise PluginError(f"claims {request.claims.name!r} is a {type(claims).__name__}; expected batchmill.Claims.")
+    return claims, Takeover(scope, TAKEOVER_PATIENCE)
+
+
+def _work(
+    opened: OpenedRun,
+    surroundings: Surroundings,
+    processor: TorchBatchProcessor,
+    context: TorchBatchProcessorContext,
+    reducers: ReducerSet,
+    sideline: Sideline,
+    hooks: Any,
+    writer: Any,
+    claims: Claims,
+    takeover: Takeover,
+) -> bool:
+    request, run = opened.request, opened.directory
 
     def committed(chunk: int, record: Mapping[str, Any], ours: bool) -> None:
         if ours:
@@ -214,7 +223,7 @@ def _work(
         sideline=sideline,
         hooks=hooks,
         claims=UncommittedClaims(claims, run.log.is_committed, surroundings.committed),
-        takeover=Takeover(scope, TAKEOVER_PATIENCE),
+        takeover=takeover,
         committer=Committer(run.log, writer, committed),
         stop=surroundings.stop,
         progress=surroundings.progress,
