@@ -33,6 +33,11 @@ def main() -> int:
     die_with_parent()
     channel = Channel(socket.socket(fileno=int(os.environ.pop(CHANNEL_VARIABLE))))
     line, life = _Line(channel), _SignsOfLife(channel)
+    with stop_on_signals(line.stop):
+        return _work(channel, line, life)
+
+
+def _work(channel: Channel, line: _Line, life: _SignsOfLife) -> int:
     request = RunRequest.from_json(line.requests.get())
 
     # Heavy imports come last: they take seconds, in which the supervisor may ask to stop, or die.
@@ -66,18 +71,17 @@ def main() -> int:
     )
     progress = surroundings.progress
     life.samples = lambda: progress.samples
-    with stop_on_signals(line.stop):
-        try:
-            registry = get_catalog().registry
-            surroundings.callbacks = build_callbacks(request, registry)
-            result = execute(request, registry, surroundings)
-        except BatchmillError as error:
-            trace = "".join(traceback.format_exception(error))
-            channel.send("failed", error=type(error).__name__, message=str(error), trace=trace)
-            return error.exit_code
-        except Exception as error:  # a fault of ours or of a plugin: told whole, and fatal for the run
-            channel.send("failed", error="", message=repr(error), trace=traceback.format_exc())
-            return EXIT_INTERNAL
+    try:
+        registry = get_catalog().registry
+        surroundings.callbacks = build_callbacks(request, registry)
+        result = execute(request, registry, surroundings)
+    except BatchmillError as error:
+        trace = "".join(traceback.format_exception(error))
+        channel.send("failed", error=type(error).__name__, message=str(error), trace=trace)
+        return error.exit_code
+    except Exception as error:  # a fault of ours or of a plugin: told whole, and fatal for the run
+        channel.send("failed", error="", message=repr(error), trace=traceback.format_exc())
+        return EXIT_INTERNAL
     channel.send("finished", complete=result.complete, reason=result.stop_reason, samples=progress.samples)
     return EXIT_COMPLETE if result.complete else EXIT_PREEMPTED
 

@@ -23,7 +23,7 @@ from batchmill.contracts.run import RunRequest, RunResult
 from batchmill.engine.assembly import Assembler, open_storage
 from batchmill.engine.cores import available_cores
 from batchmill.engine.finish import result_of
-from batchmill.engine.run_directory import open_existing
+from batchmill.engine.run_directory import join_url, open_existing
 from batchmill.engine.stopping import DEFAULT_GRACE, StopFlag
 from batchmill.launch.callbacks import build_callbacks
 from batchmill.launch.channel import Channel
@@ -117,7 +117,15 @@ class Supervisor:
                 self._kill_all()
         if self._failure is not None:
             raise _rebuild_error(self._failure)
-        run = open_existing(open_storage(assembler, self._path))
+        return self._result(assembler)
+
+    def _result(self, assembler: Assembler) -> RunResult:
+        run_id = str(self._request.run_id)
+        storage = open_storage(assembler, self._path or join_url(self._request.output, run_id))
+        try:
+            run = open_existing(storage)
+        except errors.RunNotFoundError:  # stopped before any worker had opened it
+            return RunResult(run_id, storage.url, False, 0.0, 0, 0, {}, (), self._stop.reason)
         return result_of(run, run.read_result(), self._stop.reason)
 
     def _start(self, rank: int) -> None:

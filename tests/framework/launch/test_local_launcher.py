@@ -152,7 +152,7 @@ def test_a_signal_drains_the_run(launch: Launcher, output: Path, number: signal.
     run = launch.job(request)
     until_committed(output / "run", 3, run)
     run.signal(number)
-    run.finish(75, seconds=10)
+    run.finish(75, seconds=40)
     run.until_gone(1)
     told = json.loads(run.stdout)
     assert told["complete"] is False
@@ -173,8 +173,21 @@ def test_a_signal_during_start_up_is_not_lost(launch: Launcher, output: Path) ->
     time.sleep(0.5)
     for pid in workers:
         os.kill(pid, signal.SIGCONT)
-    run.finish(75, seconds=10)
+    run.finish(75, seconds=40)
     assert committed_chunks(output / "run") == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_to_the_whole_group_during_start_up(launch: Launcher, output: Path, number: signal.Signals) -> None:
+    run = launch.job(job(output, nproc=2))
+    run.until_workers(2)
+    for info in run.family():
+        os.kill(info.pid, number)
+    run.finish(75, seconds=40)
+    run.until_gone(1)
+    assert json.loads(run.stdout) == {"complete": False, "samples": 0, "reason": f"received {number.name}"}
+    assert "restarting" not in run.stderr
+    assert run_here(job(output)).complete
 
 
 def test_a_second_interrupt_drops_the_chunk_in_progress(launch: Launcher, output: Path) -> None:
@@ -185,7 +198,7 @@ def test_a_second_interrupt_drops_the_chunk_in_progress(launch: Launcher, output
     run.signal(signal.SIGINT)
     time.sleep(0.1)
     run.signal(signal.SIGINT)
-    run.finish(75, seconds=10)
+    run.finish(75, seconds=40)
     assert time.monotonic() - began < 1.5, "it waited for the end of a chunk of two seconds"
     assert committed_chunks(output / "run") <= before + 1
 
@@ -197,7 +210,7 @@ def test_signals_to_the_whole_group_drain_too(launch: Launcher, output: Path) ->
     until_committed(output / "run", 3, run)
     for info in run.family():
         os.kill(info.pid, signal.SIGTERM)
-    run.finish(75, seconds=10)
+    run.finish(75, seconds=40)
     run.until_gone(5)
     assert "Traceback" not in run.stderr and "restarting" not in run.stderr
     assert run_here(request).complete
