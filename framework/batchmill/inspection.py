@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
-from batchmill.contracts.run import RunRequest
 from batchmill.engine.assembly import Assembler, open_storage
 from batchmill.engine.finish import committed_parts
 from batchmill.engine.grid import intervals
@@ -22,7 +22,13 @@ from batchmill.engine.run_directory import (
     open_existing,
 )
 from batchmill.engine.serialization import sha256_hex
-from batchmill.errors import BatchmillError, ConfigError, CorruptRunError, ObjectNotFoundError, RunNotFoundError
+from batchmill.errors import (
+    BatchmillError,
+    ConfigError,
+    CorruptRunError,
+    ObjectNotFoundError,
+    RunNotFoundError,
+)
 from batchmill.outputs import writer_of
 from batchmill.plugin_manager import get_catalog
 
@@ -214,9 +220,9 @@ class _Verifier:
 
     def _check_part(self, record: Mapping[str, Any], part: Mapping[str, Any]) -> None:
         data = self._run.log.read_named(part)
-        writer = self._writer()
+        writer = self._writer
         if writer is None:
-            return  # written by a Python object, which is not here; the digest was checked
+            return  # the digest was checked
         index = writer.decode(data).column("_index").to_pylist()
         quarantined = {item["index"] for item in record["quarantined"]}
         expected = [i for i in range(record["start"], record["stop"]) if i not in quarantined]
@@ -230,11 +236,14 @@ class _Verifier:
         batches = {i // self._run.grid.batch_size for i in index}
         return index == [i for i in expected if i // self._run.grid.batch_size in batches]
 
+    @cached_property
     def _writer(self) -> Any:
         try:
             return writer_of(self._run)
         except ConfigError:
-            return None
+            if "request" in self._run.manifest["config"]:
+                raise
+            return None  # a Python object, which is not here
 
     def _check_result(self, stored: Mapping[str, Any]) -> None:
         run = self._run
@@ -246,6 +255,8 @@ class _Verifier:
         parts = [part for chunk in sorted(self._records) for part in committed_parts(self._records[chunk])]
         if stored["outputs"] != parts:
             self._problems.append(f"{RESULT} lists other outputs than the commit records.")
+        if stored["files"] != [named for chunk in sorted(self._records) for named in self._records[chunk]["files"]]:
+            self._problems.append(f"{RESULT} lists other files than the commit records.")
         if stored["samples"] != run.grid.samples:
             self._problems.append(f"{RESULT} says {stored['samples']} samples, {MANIFEST} {run.grid.samples}.")
         if stored["fingerprint"] != run.manifest["fingerprint"]["sha256"]:
@@ -265,10 +276,10 @@ def _summary(run: RunDirectory) -> RunSummary:
     config = run.manifest["config"]
     model = None
     if "request" in config:
-        request = RunRequest.from_json(config["request"])
-        processor, dataset = request.processor.name, request.dataset.name
-        if request.model_name is not None:
-            model = f"{request.model_name}:{run.manifest['fingerprint']['covers'].get('model.version')}"
+        request = config["request"]  # not rebuilt: the run may be another version's
+        processor, dataset = request["processor"]["name"], request["dataset"]["name"]
+        if request.get("model_name") is not None:
+            model = f"{request['model_name']}:{run.manifest['fingerprint']['covers'].get('model.version')}"
     else:
         processor, dataset = config["python"]["processor"], config["python"]["dataset"]
     return RunSummary(
@@ -288,4 +299,7 @@ def _summary(run: RunDirectory) -> RunSummary:
 
 def _documents(run: RunDirectory, folder: str) -> Iterator[dict[str, Any]]:
     for info in run.storage.list(folder):
-        yield json.loads(run.storage.get(info.path))
+        try:
+            yield json.loads(run.storage.get(info.path))
+        except ValueError as error:
+            raise CorruptRunError(f"{run.path}/{info.path} is damaged: {error}.") from error
