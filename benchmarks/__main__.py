@@ -26,7 +26,7 @@ from benchmarks.writing import w2, w3
 WORKLOADS: dict[str, Callable[[bool], Outcome]] = {"W1": w1, "W1b": w1b, "W2": w2, "W3": w3, "W7": w7, "W8": w8}
 
 # Characters that the tables need; narrower terminals wrap lines rather than cut figures.
-WIDTH = 100
+WIDTH = 112
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -73,12 +73,13 @@ def show(console: Console, outcome: Outcome, judge: bool) -> None:
     """Print one workload's table and goals."""
     table = Table(title=f"{outcome.name}: {outcome.title}", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("case", no_wrap=True)
-    for column in ("time / base", "from", "to", "seconds", *(["samples/s"] if outcome.items else [])):
+    for column in ("time / base", "from", "to", "cpu / base", "seconds", *(["samples/s"] if outcome.items else [])):
         table.add_column(column, justify="right", no_wrap=True)
     for name, timing in outcome.timings.items():
         rate = [f"{outcome.items / timing.median:,.0f}"] if outcome.items else []
         spread = [f"{min(timing.ratios):.2f}", f"{max(timing.ratios):.2f}"]
-        table.add_row(name, f"{timing.ratio:.2f}", *spread, f"{timing.median:.3f}", *rate)
+        ratios = [f"{timing.ratio:.2f}", *spread, f"{timing.cpu_ratio:.2f}"]
+        table.add_row(name, *ratios, f"{timing.median:.3f}", *rate)
     console.print(table)
     for goal in outcome.goals if judge else ():
         console.print(f"  goal {'met' if goal.met else 'MISSED'}: {goal.text}", highlight=False)

@@ -10,7 +10,7 @@ from pathlib import Path
 from batchmill.engine.assembly import Assembler, open_storage
 from batchmill.engine.commit_log import ChunkDraft, CommitLog
 from batchmill.plugin_manager import get_catalog
-from benchmarks.measure import Outcome, interleave, timed
+from benchmarks.measure import Outcome, Spent, interleave, timed
 
 PART_BYTES = 1_000_000
 
@@ -31,8 +31,8 @@ def w8(short: bool) -> Outcome:
     return Outcome("W8", f"{commits} commits", timings, commits)
 
 
-def by_hand(commits: int) -> float:
-    """Return the seconds for durable, exclusive files of a record's size."""
+def by_hand(commits: int) -> Spent:
+    """Return what it takes for durable, exclusive files of a record's size."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
 
@@ -57,8 +57,8 @@ def create(folder: Path, number: int, data: bytes) -> None:
     os.close(descriptor)
 
 
-def by_log(commits: int, part: bytes | None) -> float:
-    """Return the seconds for commits through Batchmill's commit log."""
+def by_log(commits: int, part: bytes | None) -> Spent:
+    """Return what it takes for commits through Batchmill's commit log."""
     with tempfile.TemporaryDirectory() as name:
         storage = open_storage(Assembler(get_catalog().registry), f"{name}/run")
         log = CommitLog(storage, commits)

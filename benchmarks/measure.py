@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-Case = Callable[[], float]
+
+class Spent(NamedTuple):
+    """What a piece of work took.
+
+    Attributes:
+        seconds: Wall time.
+        cpu: CPU time of all threads and of child processes that ended.
+    """
+
+    seconds: float
+    cpu: float
+
+
+Case = Callable[[], Spent]
 
 
 @dataclass(frozen=True)
@@ -16,12 +30,14 @@ class Timing:
     """Repeated measurements of one case.
 
     Attributes:
-        seconds: One value per round, in the order measured.
-        ratios: This case's time divided by the base's in the same round; below 1 is faster than the base.
+        seconds: Wall time of each round, in the order measured.
+        ratios: This case's wall time divided by the base's in the same round; below 1 is faster than the base.
+        cpu_ratios: The same for CPU time, which other work on the machine disturbs less.
     """
 
     seconds: Sequence[float]
     ratios: Sequence[float]
+    cpu_ratios: Sequence[float]
 
     @property
     def median(self) -> float:
@@ -32,6 +48,11 @@ class Timing:
     def ratio(self) -> float:
         """Median of the rounds' ratios, which a drift of the machine's speed does not move."""
         return statistics.median(self.ratios)
+
+    @property
+    def cpu_ratio(self) -> float:
+        """Median of the rounds' ratios of CPU time."""
+        return statistics.median(self.cpu_ratios)
 
 
 @dataclass(frozen=True)
@@ -69,7 +90,8 @@ class Outcome:
         """Return it as JSON values."""
         values = asdict(self)
         for name, timing in self.timings.items():
-            values["timings"][name] |= {"median": timing.median, "ratio": timing.ratio}
+            medians = {"median": timing.median, "ratio": timing.ratio, "cpu_ratio": timing.cpu_ratio}
+            values["timings"][name] |= medians
         return values
 
 
@@ -79,27 +101,36 @@ def interleave(cases: Mapping[str, Case], repeats: int, warm_up: bool = True) ->
     The order changes from round to round.
 
     Args:
-        cases: Name to a callable that does the work once and returns its seconds; the first is the base.
+        cases: Name to a callable that does the work once and returns what it took; the first is the base.
         repeats: Rounds that count.
         warm_up: Whether a round that does not count comes first, for lazy imports, caches and the allocator.
     """
     names = list(cases)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+    spent: dict[str, list[Spent]] = {name: [] for name in names}
     for case in cases.values() if warm_up else ():
         case()
     for turn in range(repeats):
         for place in range(len(names)):
             name = names[(place + turn) % len(names)]
-            seconds[name].append(cases[name]())
-    base = seconds[names[0]]
+            spent[name].append(cases[name]())
+    base = spent[names[0]]
     return {
-        name: Timing(values, [value / of for value, of in zip(values, base, strict=True)])
-        for name, values in seconds.items()
+        name: Timing(
+            [value.seconds for value in values],
+            [value.seconds / of.seconds for value, of in zip(values, base, strict=True)],
+            [value.cpu / of.cpu for value, of in zip(values, base, strict=True)],
+        )
+        for name, values in spent.items()
     }
 
 
-def timed(work: Callable[[], object]) -> float:
-    """Return the seconds that ``work`` takes."""
-    start = time.perf_counter()
+def timed(work: Callable[[], object]) -> Spent:
+    """Return what ``work`` takes."""
+    cpu, start = _cpu_seconds(), time.perf_counter()
     work()
-    return time.perf_counter() - start
+    return Spent(time.perf_counter() - start, _cpu_seconds() - cpu)
+
+
+def _cpu_seconds() -> float:
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime

@@ -6,7 +6,7 @@ import tempfile
 from typing import Any
 
 import batchmill
-from benchmarks.measure import Case, timed
+from benchmarks.measure import Case, Spent, timed
 
 
 def mill(
@@ -27,7 +27,7 @@ def mill(
         checkpoint_interval: Batches per commit; None leaves it to Batchmill, as ``batchmill run`` does.
     """
 
-    def case() -> float:
+    def case() -> Spent:
         with tempfile.TemporaryDirectory() as output:
             request = batchmill.RunRequest(
                 processor=batchmill.Selection("", instance=processor),
@@ -39,9 +39,9 @@ def mill(
                 device="cpu",
             )
             results: list[batchmill.RunResult] = []
-            seconds = timed(lambda: results.append(batchmill.run(request)))
+            spent = timed(lambda: results.append(batchmill.run(request)))
         if not results[0].complete or results[0].samples != len(dataset):
             raise AssertionError(f"the run is not complete: {results[0]}")
-        return seconds
+        return spent
 
     return case

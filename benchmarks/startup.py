@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.measure import Case, Goal, Outcome, interleave, timed
+from benchmarks.measure import Case, Goal, Outcome, Spent, interleave, timed
 
 ANSWER_SECONDS = 0.7
 
@@ -81,7 +81,7 @@ def command(arguments: Sequence[str], folder: Path) -> Case:
 def process(arguments: Sequence[str], folder: Path) -> Case:
     """Return a case that runs one process to its end; only an error in the machinery counts as failure."""
 
-    def case() -> float:
+    def case() -> Spent:
         def work() -> None:
             done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
             if done.returncode not in (0, 2) or "Traceback" in done.stderr:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import batchmill
-from benchmarks.measure import Outcome, interleave, timed
+from benchmarks.measure import Outcome, Spent, interleave, timed
 from benchmarks.runs import mill
 
 CNN_BATCH = 64
@@ -104,8 +104,8 @@ def cnn_loop(dataset: TensorDataset) -> None:
         write_default(torch.cat(logits), Path(folder))
 
 
-def timed_in_folder(rows: torch.Tensor) -> float:
-    """Return the seconds of pyarrow's write alone."""
+def timed_in_folder(rows: torch.Tensor) -> Spent:
+    """Return what it takes for pyarrow's write alone."""
     with tempfile.TemporaryDirectory() as folder:
         return timed(lambda: write_default(rows, Path(folder)))
 
