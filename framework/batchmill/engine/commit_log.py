@@ -78,15 +78,21 @@ class CommitLog:
     def __init__(self, storage: Storage, chunks: int) -> None:
         self._storage = storage
         self.chunks = chunks
+        self._known: set[int] = set()
 
     def committed(self) -> set[int]:
-        """Return the numbers of all committed chunks, from one listing."""
+        """Return the numbers of all committed chunks, from one listing and from what was seen before.
+
+        Records never go away, so a listing that lags behind takes nothing back: a worker does not repeat what it
+        committed itself.
+        """
         found = set()
         for info in with_retries(lambda: list(self._storage.list(COMMITS))):
             stem = info.path.removeprefix(f"{COMMITS}/").removesuffix(".json")
             if stem.isdigit():
                 found.add(int(stem))
-        return found
+        self._known.update(found)
+        return set(self._known)
 
     def missing(self) -> list[int]:
         """Return the chunks not yet committed, ascending."""
@@ -149,7 +155,9 @@ class CommitLog:
         """
         staged = self._stage(draft)
         path, data = record_path(draft.chunk), self._record_bytes(draft, staged)
-        if self._create(path, data, draft.attempt):
+        ours = self._create(path, data, draft.attempt)
+        self._known.add(draft.chunk)
+        if ours:
             return unseal(data, path), True
         winner = self.read(draft.chunk)
         kept = set(named_paths(winner))

@@ -79,6 +79,15 @@ def test_committed_and_missing_come_from_the_records_alone(log, storage):
     assert log.missing() == [1, 2, 4]
 
 
+def test_a_listing_that_lags_behind_takes_nothing_back(log, storage, monkeypatch):
+    CommitLog(storage, 5).commit(draft(chunk=3))
+    assert log.committed() == {3}
+    log.commit(draft(chunk=1))
+    monkeypatch.setattr(storage, "list", lambda prefix="": iter(()))
+    assert log.committed() == {1, 3}
+    assert log.missing() == [0, 2, 4]
+
+
 def test_equal_contents_have_equal_names_for_every_attempt(storage):
     names = []
     for _ in range(2):
