@@ -140,6 +140,20 @@ def test_nothing_more_is_committed_after_an_error(log, storage):
     assert storage.paths() == []
 
 
+def test_what_was_queued_behind_an_error_is_not_committed(log, storage):
+    writer = Lines()
+    writer.gate.clear()
+    committer = Committer(log, writer, Told())
+    storage.fail("put", "before", 6, StorageError("No space left on device"))
+    committer.submit(finished(0))
+    committer.submit(finished(1))
+    writer.gate.set()
+    committer.close()
+    assert log.committed() == set()
+    with pytest.raises(StorageError, match="No space left"):
+        committer.check()
+
+
 def test_an_error_of_a_listener_is_an_error(log):
     def listen(chunk, record, ours):
         raise ValueError("a callback failed")

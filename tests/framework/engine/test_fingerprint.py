@@ -162,6 +162,12 @@ def test_tensors_in_memory_are_told_apart(other):
     assert dataset_identity(other) != dataset_identity(DATA)
 
 
+def test_of_many_rows_the_last_is_always_looked_at():
+    rows = torch.arange(1000.0)
+    changed = torch.cat([rows[:-1], torch.tensor([-1.0])])
+    assert dataset_identity(TensorDataset(rows)) != dataset_identity(TensorDataset(changed))
+
+
 def test_equal_tensors_are_the_same_data():
     assert dataset_identity(TensorDataset(torch.arange(100.0))) == dataset_identity(DATA)
     for rows in (0, 1, 63, 64, 65, 1000):
@@ -197,7 +203,9 @@ def test_a_file_setting_counts_by_its_contents_not_its_path(tmp_path):
 
     def facts(weights):
         request = RunRequest(
-            processor=Selection("weighted", {"weights": weights}), dataset=Selection("", instance=[1]), writer=Selection("", instance=object())
+            processor=Selection("weighted", {"weights": weights}),
+            dataset=Selection("", instance=[1]),
+            writer=Selection("", instance=object()),
         )
         return fingerprint_facts(request, registry, [1], None)
 
