@@ -105,6 +105,20 @@ def test_a_group_that_torchrun_restarts_goes_on_with_its_run(launch: Launcher, o
     assert_doubler(check_complete(output / run_id))
 
 
+def test_torchrun_s_own_stop_drains_the_group(launch: Launcher, output: Path) -> None:
+    """It passes SIGTERM on and gives the ranks 30 seconds; its own exit code is 1 whatever they do."""
+    script = Script(output, {"run_id": "run"}, pause=0.05)
+    group = torchrun(launch, script, 2)
+    until(lambda: committed_chunks(output / "run") >= 3, "some chunks", 60)
+    group.signal(signal.SIGTERM)
+    assert group.wait() == 1
+    group.until_gone(5)
+    assert {told["reason"] for told in script.told()} == {"received SIGTERM"}
+    assert [told["complete"] for told in script.told()] == [False, False]
+    _, records = check_wreck(output / "run")
+    assert 3 <= len(records) < 21
+
+
 # --- SLURM ---
 
 
@@ -124,37 +138,12 @@ def test_slurm_tasks_share_the_job_s_run(launch: Launcher, output: Path) -> None
 # --- ranks by hand ---
 
 
-def test_ranks_with_nothing_to_agree_by_are_told_what_to_set(launch: Launcher, output: Path) -> None:
-    script = Script(output, {})
-    rank(launch, script, 0, 2).finish(2)
-    (told,) = script.told()
-    assert told["error"] == "ConfigError"
-    assert "2 workers must agree on a run_id" in told["message"]
-    assert "BATCHMILL_RUN_ID" in told["message"]
-
-
-def test_ranks_may_agree_by_a_variable(launch: Launcher, output: Path) -> None:
-    script = Script(output, {})
-    for started in [rank(launch, script, number, 2, BATCHMILL_RUN_ID="agreed") for number in range(2)]:
-        started.finish(0)
-    assert script.run_ids() == {"agreed"}
-    assert_doubler(check_complete(output / "agreed"))
-
-
-def test_a_number_of_ranks_that_cannot_be_is_refused(launch: Launcher, output: Path) -> None:
-    script = Script(output, {"run_id": "run"})
-    rank(launch, script, 3, 3).finish(2)
-    (told,) = script.told()
-    assert "rank=3 is not one of 3 workers" in told["message"]
-    assert "RANK=3, WORLD_SIZE=3" in told["message"]
-
-
 def test_sigterm_to_one_rank_drains_it_alone(launch: Launcher, output: Path) -> None:
-    script = Script(output, {"run_id": "run"}, pause=0.05, patience=1.0)
-    ranks = [rank(launch, script, number, 2) for number in range(2)]
+    script = Script(output, {}, pause=0.05, patience=1.0)
+    ranks = [rank(launch, script, number, 2, BATCHMILL_RUN_ID="run") for number in range(2)]
     until(lambda: committed_chunks(output / "run") >= 2, "some chunks", 60)
     ranks[1].signal(signal.SIGTERM)
-    ranks[1].finish(75, seconds=10)
+    ranks[1].finish(75)
     ranks[0].finish(0)
     told = {item["rank"]: item for item in script.told()}
     assert told[1]["complete"] is False and told[1]["reason"] == "received SIGTERM"

@@ -36,7 +36,7 @@ def test_uneven_shares(zygote: Zygote, tmp_path: Path, samples: int, claims: str
     assert len(set(results)) == 1
 
 
-@pytest.mark.parametrize("samples", [0, 1, 2])
+@pytest.mark.parametrize("samples", [0, 2])
 def test_fewer_samples_than_workers_of_a_local_run(launch: Launcher, output: Path, samples: int) -> None:
     launch.job(job(output, nproc=3, samples=samples)).finish(0, seconds=30)
     run = check_complete(output / "run", samples)

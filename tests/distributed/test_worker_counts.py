@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 from checker import CheckedRun, check_complete, rows_of
@@ -29,19 +31,19 @@ CLASS_REDUCERS = {
     "score": Selection("mean", {"column": "scores"}),
 }
 
-JOBS = {
-    "static": {"claims": "static", "reducers": COLUMN_REDUCERS},
-    "dynamic": {"claims": "dynamic", "reducers": COLUMN_REDUCERS},
-    "linear": {"processor": "Linear", "dataset": "vectors", "samples": 301, "reducers": CLASS_REDUCERS},
-    "cnn": {"processor": "SmallCnn", "dataset": "images", "samples": 111, "batch_size": 8},
-    "loader processes": {"loader": {"num_workers": 2}, "settings": {"pause": 0.005}},
+# The jobs, and on how many workers each is compared with one worker.
+JOBS: dict[str, tuple[dict[str, Any], list[int]]] = {
+    "static": ({"claims": "static", "reducers": COLUMN_REDUCERS}, [2]),
+    "dynamic": ({"claims": "dynamic", "reducers": COLUMN_REDUCERS}, [3]),
+    "linear": ({"processor": "Linear", "dataset": "vectors", "samples": 301, "reducers": CLASS_REDUCERS}, [2, 3, 5]),
+    "cnn": ({"processor": "SmallCnn", "dataset": "images", "samples": 111, "batch_size": 8}, [3]),
+    "loader processes": ({"loader": {"num_workers": 2}, "settings": {"pause": 0.005}}, [2]),
 }
 
 
-def finished(launch: Launcher, request: RunRequest, nproc: int, output: Path) -> CheckedRun:
-    """Run a request on ``nproc`` workers in an output folder of its own and check it."""
-    folder = output / f"w{nproc}"
-    request = on(job_in(request, folder), nproc)
+def finished(launch: Launcher, request: RunRequest, nproc: int, folder: Path) -> CheckedRun:
+    """Run a request on ``nproc`` workers in a folder of its own and check it."""
+    request = on(dataclasses.replace(request, output=str(folder)), nproc)
     if nproc == 1:
         assert run_here(request).complete
     else:
@@ -51,19 +53,14 @@ def finished(launch: Launcher, request: RunRequest, nproc: int, output: Path) ->
     return check_complete(folder / "run")
 
 
-def job_in(request: RunRequest, folder: Path) -> RunRequest:
-    import dataclasses
-
-    return dataclasses.replace(request, output=str(folder))
-
-
 @pytest.mark.parametrize("name", JOBS)
 def test_any_number_of_workers_gives_the_same_bytes(launch: Launcher, output: Path, name: str) -> None:
-    request = job(output, **JOBS[name])
-    alone = finished(launch, request, 1, output)
-    for nproc in (2, 3, 5) if name in ("static", "linear") else (3,):
-        together = finished(launch, request, nproc, output)
+    changes, sizes = JOBS[name]
+    request = job(output, **changes)
+    alone = finished(launch, request, 1, output / "1")
+    for nproc in sizes:
+        together = finished(launch, request, nproc, output / str(nproc))
         assert together.result_bytes == alone.result_bytes
         assert rows_of(together) == rows_of(alone)
-    if "processor" not in JOBS[name]:
+    if "processor" not in changes:
         assert_doubler(alone, extra_metrics=COLUMN_REDUCERS)
