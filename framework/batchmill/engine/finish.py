@@ -82,6 +82,22 @@ def write_success(run: RunDirectory, stored: Mapping[str, Any]) -> None:
     with_retries(lambda: run.storage.put_if_absent(SUCCESS, f"{digest}\n".encode()))
 
 
+def confirmed_result(run: RunDirectory) -> dict[str, Any] | None:
+    """Return the result of a run that is complete for good.
+
+    Args:
+        run: The run.
+
+    Returns:
+        ``result.json`` as stored; None if the run is not complete, or a resume has still to settle it.
+    """
+    stored = run.read_result()
+    if stored is None or not with_retries(lambda: run.storage.exists(SUCCESS)):
+        return None
+    write_success(run, stored)
+    return stored
+
+
 def final_reports(run: RunDirectory, stored: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the report of the final metrics, in group ``validation`` as in the seed; None has nothing to say."""
     known = {name: value for name, value in stored["metrics"].items() if value is not None}

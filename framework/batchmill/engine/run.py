@@ -22,16 +22,15 @@ from batchmill.contracts.processor import TorchBatchProcessor
 from batchmill.contracts.profiler import DISABLED_PROFILER, Profiler
 from batchmill.contracts.run import RunRequest, RunResult
 from batchmill.engine.claims import Takeover, UncommittedClaims
-from batchmill.engine.commit_log import with_retries
 from batchmill.engine.committer import Committer
 from batchmill.engine.context import TorchBatchProcessorContext, choose_device
 from batchmill.engine.cores import available_cores
-from batchmill.engine.finish import final_reports, finish_run, result_of, settle_run, write_success
+from batchmill.engine.finish import confirmed_result, final_reports, finish_run, result_of, settle_run
 from batchmill.engine.opening import OpenedRun, open_run
 from batchmill.engine.profiling import TraceProfiler
 from batchmill.engine.reading import BatchSource
 from batchmill.engine.reduction import ReducerSet
-from batchmill.engine.run_directory import SUCCESS, RunDirectory
+from batchmill.engine.run_directory import RunDirectory
 from batchmill.engine.sideline import Sideline, restore_reports
 from batchmill.engine.stopping import StopFlag
 from batchmill.engine.worker import Progress, Worker, user_error
@@ -84,9 +83,7 @@ def execute(request: RunRequest, registry: ComponentRegistry, surroundings: Surr
     surroundings.opened(run, committed)
     stored = run.read_result()
     if stored is not None:
-        if with_retries(lambda: run.storage.exists(SUCCESS)):
-            write_success(run, stored)
-        else:  # a crash came between the two
+        if confirmed_result(run) is None:  # a crash came between result and _SUCCESS
             settle_run(run, stored, partial(restore_reports, opened.tracker, run.run_id), collect=True)
         return result_of(run, stored)
     with ExitStack() as stack:

@@ -22,7 +22,7 @@ from batchmill import errors
 from batchmill.contracts.run import RunRequest, RunResult
 from batchmill.engine.assembly import Assembler, open_storage
 from batchmill.engine.cores import available_cores
-from batchmill.engine.finish import result_of
+from batchmill.engine.finish import confirmed_result, result_of
 from batchmill.engine.run_directory import join_url, open_existing
 from batchmill.engine.stopping import DEFAULT_GRACE, StopFlag
 from batchmill.launch.callbacks import build_callbacks
@@ -126,7 +126,7 @@ class Supervisor:
             run = open_existing(storage)
         except errors.RunNotFoundError:  # stopped before any worker had opened it
             return RunResult(run_id, storage.url, False, 0.0, 0, 0, {}, (), self._stop.reason)
-        return result_of(run, run.read_result(), self._stop.reason)
+        return result_of(run, confirmed_result(run), self._stop.reason)
 
     def _start(self, rank: int) -> None:
         ours, theirs = socket.socketpair()

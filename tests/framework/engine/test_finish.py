@@ -5,7 +5,15 @@ import pytest
 
 from batchmill import MetricReducer, ReducerError, StorageError
 from batchmill.engine.commit_log import ChunkDraft, CommitLog
-from batchmill.engine.finish import collect_garbage, final_reports, finish_run, read_records, result_of, settle_run
+from batchmill.engine.finish import (
+    collect_garbage,
+    confirmed_result,
+    final_reports,
+    finish_run,
+    read_records,
+    result_of,
+    settle_run,
+)
 from batchmill.engine.grid import Grid
 from batchmill.engine.reduction import ReducerSet
 from batchmill.engine.run_directory import RESULT, SUCCESS, open_or_create
@@ -184,6 +192,18 @@ def test_settling_twice_changes_nothing_more(committed, storage):
     settle_run(committed, stored, tracker, collect=True)
     assert {path: storage.get(path) for path in storage.paths()} == before
     assert tracker.reports == final_reports(committed, stored)
+
+
+def test_a_result_is_confirmed_once_it_is_settled_and_durable(committed, storage):
+    """Another launch may have made it visible a moment ago, without having come to its fsync yet."""
+    assert confirmed_result(committed) is None
+    stored = finish_run(committed, reducers(), Tracker())
+    storage.calls.clear()
+    assert confirmed_result(committed) == stored
+    assert ("put_if_absent", SUCCESS) in storage.calls, "which makes its folder durable, whoever wrote it"
+    storage.delete(SUCCESS)
+    assert confirmed_result(committed) is None, "a resume has still to settle it"
+    assert not storage.exists(SUCCESS)
 
 
 def test_success_comes_last(committed, storage):
