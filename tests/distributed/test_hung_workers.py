@@ -39,11 +39,19 @@ def test_a_stopped_worker_is_killed_and_replaced(
     assert_doubler(check_complete(output / "run"))
 
 
+@pytest.mark.parametrize("claims", ["dynamic", "static"])
 def test_a_worker_that_sleeps_for_ever_is_overtaken(
-    short_patience: None, capfd: pytest.CaptureFixture[str], output: Path, support_path: None, tmp_path: Path
+    short_patience: None,
+    capfd: pytest.CaptureFixture[str],
+    output: Path,
+    support_path: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    claims: str,
 ) -> None:
     settings = {"batch": 10, "once": str(tmp_path / "once"), "how": "asleep"}
-    result = run_request(job(output, nproc=2, processor="Hangs", settings=settings))
+    monkeypatch.setenv("JOBS_TAKEOVER_PATIENCE", "2")
+    result = run_request(job(output, nproc=2, processor="Hangs", settings=settings, claims=claims))
     assert result.complete
     assert (tmp_path / "once").exists()
     assert "restarting it" not in capfd.readouterr().err  # the run was finished without it

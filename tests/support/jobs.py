@@ -17,9 +17,13 @@ import torch
 from torch.utils.data import Dataset, TensorDataset
 
 import batchmill
+import batchmill.engine.run
 
 WIDTH = 16
 GATED_FROM = 4
+
+if TAKEOVER_PATIENCE := os.environ.get("JOBS_TAKEOVER_PATIENCE"):
+    batchmill.engine.run.TAKEOVER_PATIENCE = float(TAKEOVER_PATIENCE)
 
 
 def value_of(index: int) -> float:

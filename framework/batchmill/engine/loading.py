@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from multiprocessing.synchronize import Semaphore
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from batchmill.errors import ConfigError
@@ -56,6 +57,8 @@ class ReadAhead:
                 raise ValueError("in_order=False would mix up which batch belongs to which samples")
             if self._processes:
                 arguments.setdefault("persistent_workers", True)
+                # Of its own, so that the processor draws the same random numbers with any number of processes.
+                arguments.setdefault("generator", torch.Generator().manual_seed(torch.initial_seed()))
                 context: Any = arguments.get("multiprocessing_context")
                 if context is None or isinstance(context, str):
                     context = multiprocessing.get_context(context)
@@ -148,18 +151,23 @@ class _Start:
         for number in _DRAIN_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         if self._leave is not None:
-            arguments = (self._leave, os.getppid())
-            threading.Thread(target=_leave_when_told, args=arguments, name="batchmill-leave", daemon=True).start()
+            leave = threading.Thread(target=_leave_when_told, args=(self._leave,), name="batchmill-leave", daemon=True)
+            leave.start()
         if self._started is not None:
             self._started(worker_id)
 
 
-def _leave_when_told(leave: Semaphore, parent: int) -> None:
+def _leave_when_told(leave: Semaphore) -> None:
     """End this loader process when it is told to, or orphaned, whatever the dataset's code is waiting for."""
-    while not leave.acquire(timeout=_ORPHAN_POLL):
-        if os.getppid() != parent:
-            break
+    while not leave.acquire(timeout=_ORPHAN_POLL) and not _is_orphan():
+        pass
     os._exit(0)
+
+
+def _is_orphan() -> bool:
+    worker = multiprocessing.parent_process()
+    # The second, slower question is for processes that a fork server started, or that were orphaned at once.
+    return worker is None or (os.getppid() != worker.pid and not worker.is_alive())
 
 
 def _unchanged(batch: Any) -> Any:

@@ -56,6 +56,7 @@ class Surroundings:
         opened: Called when the run is open, with the chunks committed so far.
         committed: Called in the commit thread after each of this worker's chunks, and in the worker's own thread for
             each chunk given to it that others have committed.
+        worked: Called when this worker has seen every chunk of the run committed.
     """
 
     distributed: DistributedContext = field(default_factory=DistributedContext)
@@ -66,6 +67,7 @@ class Surroundings:
     progress: Progress = field(default_factory=Progress)
     opened: Callable[[RunDirectory, set[int]], None] = lambda run, committed: None
     committed: Callable[[int], None] = lambda chunk: None
+    worked: Callable[[], object] = lambda: None
 
 
 def execute(request: RunRequest, registry: ComponentRegistry, surroundings: Surroundings) -> RunResult:
@@ -139,6 +141,7 @@ def _execute_open(opened: OpenedRun, committed: set[int], surroundings: Surround
         complete = _work(opened, surroundings, processor, context, reducers, sideline, hooks, writer, claims, takeover)
         if not complete:
             return result_of(run, None, surroundings.stop.reason)
+        surroundings.worked()
         stored = finish_run(run, reducers, sideline.restore)
         if distributed.rank == 0:
             sideline.announce(final_reports(run, stored))

@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from batchmill.engine.claims import scattered
 
 Answers = dict[int, int | None]
-
-
-@dataclass(frozen=True)
-class Loan:
-    """A copy of a chunk for an idle worker: the answer that is due, and who has had the chunk so far."""
-
-    answers: Answers
-    holders: set[int]
 
 
 class ChunkBoard:
@@ -62,7 +53,7 @@ class ChunkBoard:
             self._handed_out.remove(chunk)
         return self._serve()
 
-    def lend(self) -> Loan | None:
+    def lend(self) -> Answers | None:
         """Give a waiting worker a copy of the chunk that others have had for longest; None if nobody waits for one."""
         held = [(chunk, rank) for rank, chunks in self._held.items() for chunk in chunks]
         for borrower in self._waiting:
@@ -73,7 +64,7 @@ class ChunkBoard:
                 self._held.setdefault(borrower, []).append(chunk)
                 self._handed_out.remove(chunk)
                 self._handed_out.append(chunk)
-                return Loan({borrower: chunk}, {rank for each, rank in held if each == chunk})
+                return {borrower: chunk}
         return None
 
     def leave(self, rank: int) -> Answers:

@@ -68,6 +68,7 @@ def _work(channel: Channel, line: _Line, life: _SignsOfLife) -> int:
         queue=SupervisedQueue(channel, line.replies, line.stop),
         opened=opened,
         committed=committed,
+        worked=lambda: channel.send("worked"),
     )
     progress = surroundings.progress
     life.samples = lambda: progress.samples

@@ -90,7 +90,7 @@ class Supervisor:
         self._past_samples: dict[int, int] = {}
         self._board: ChunkBoard | None = None
         self._moved = time.monotonic()
-        self._overtaken: set[int] = set()
+        self._worked: set[int] = set()
         self._failure: dict[str, Any] | None = None
         self._told_to_stop: tuple[bool, bool] = (False, False)
         self._path = ""
@@ -186,6 +186,9 @@ class Supervisor:
                 self._answer(self._board.commit(message["chunk"]))
             case "progress":
                 worker.samples = message["samples"]
+            case "worked":
+                self._moved = time.monotonic()
+                self._worked.add(worker.rank)
             case "finished":
                 worker.ended, worker.samples = message, message["samples"]
             case "failed":
@@ -220,7 +223,7 @@ class Supervisor:
             self._answer(self._board.leave(worker.rank))
         if worker.ended is not None or self._failure is not None or self._stop.requested:
             return
-        if self._board is not None and self._board.complete and worker.rank in self._overtaken:
+        if self._worked and worker.rank not in self._worked:
             return  # the run was finished without it
         self._restart(worker, code)
 
@@ -258,7 +261,6 @@ class Supervisor:
 
     def _watch(self, now: float) -> None:
         """Kill the silent, copy the chunks of the slow, and part from those whom the run was finished without."""
-        board = self._board
         for worker in self._workers.values():
             if now - worker.heard > self._patience.silence:
                 print(
@@ -268,16 +270,14 @@ class Supervisor:
                 )
                 worker.process.kill()
                 worker.heard = now  # its death is seen at the end of its channel
-        if board is None or now - self._moved <= (self._patience.grace if board.complete else self._patience.chunk):
-            return
-        if board.complete:
-            for worker in self._workers.values():
-                if worker.rank in self._overtaken:
-                    worker.process.kill()
-        elif (lent := board.lend()) is not None:
+        if self._worked:
+            if now - self._moved > self._patience.grace:
+                for worker in self._workers.values():
+                    if worker.rank not in self._worked:
+                        worker.process.kill()
+        elif self._board is not None and now - self._moved > self._patience.chunk and (lent := self._board.lend()):
             self._moved = now
-            self._overtaken |= lent.holders
-            self._answer(lent.answers)
+            self._answer(lent)
 
     def _kill_all(self) -> None:
         for worker in self._workers.values():
