@@ -1,0 +1,176 @@
+"""Storage methods that leave a step out, or do it in another way; used by mutants only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import batchmill_plugins.storage._posix as posix
+from batchmill_plugins.storage._local import LocalStorage
+from batchmill_plugins.storage._object_store import ObjectStorage
+
+from .runtime import active
+
+Affected = Callable[[str], bool]
+Publish = Callable[[str, str], bool]
+
+_real_put, _real_put_if_absent = LocalStorage.put, LocalStorage.put_if_absent
+_real_objects_put, _real_objects_put_if_absent = ObjectStorage.put, ObjectStorage.put_if_absent
+
+
+def nothing(*arguments: Any) -> None:
+    """Do nothing at all."""
+
+
+def put(affected: Affected, *, contents: bool = True, name: bool = True) -> Callable[..., None]:
+    """Return a ``put`` that leaves out the fsync of contents or of the name, for affected paths."""
+
+    def broken_put(self: LocalStorage, path: str, data: bytes) -> None:
+        if not affected(path):
+            _real_put(self, path, data)
+            return
+        with posix.as_storage_error("write", path):
+            target = self._locate(path)
+            staged = _stage(self, target, data, contents)
+            posix.os.rename(staged, target)
+            if name:
+                posix.sync_folder(os.path.dirname(target))
+
+    return broken_put
+
+
+def put_if_absent(
+    affected: Affected, *, contents: bool = True, name: bool = True, publish: Publish | None = None
+) -> Callable[..., bool]:
+    """Return a ``put_if_absent`` that leaves out an fsync, or publishes in another way, for affected paths."""
+
+    def broken_put_if_absent(self: LocalStorage, path: str, data: bytes) -> bool:
+        if not affected(path):
+            return _real_put_if_absent(self, path, data)
+        with posix.as_storage_error("create", path):
+            target = self._locate(path)
+            staged = _stage(self, target, data, contents)
+            created = (publish or posix.publish_exclusively)(staged, target)
+            if name:
+                posix.sync_folder(os.path.dirname(target))
+            return created
+
+    return broken_put_if_absent
+
+
+def by_rename(staged: str, target: str) -> bool:
+    """Publish by rename, which replaces what is there."""
+    posix.os.rename(staged, target)
+    return True
+
+
+def by_checked_rename(staged: str, target: str) -> bool:
+    """Look first, and then publish by rename."""
+    try:
+        posix.os.close(posix.os.open(target, os.O_RDONLY))
+    except FileNotFoundError:
+        return by_rename(staged, target)
+    posix.os.unlink(staged)
+    return False
+
+
+def locked_put_if_absent(self: LocalStorage, path: str, data: bytes) -> bool:
+    """Overwrite where this launch holds the lock."""
+    simulation = active()
+    ours = any(holder.group == simulation.current_process().group for holder in simulation.locks.values())
+    if ours and path.startswith("commits/"):
+        _real_put(self, path, data)
+        return True
+    return _real_put_if_absent(self, path, data)
+
+
+def put_in_place(self: LocalStorage, path: str, data: bytes) -> None:
+    """Write parts under their final name, piece by piece."""
+    if not path.startswith("parts/"):
+        _real_put(self, path, data)
+        return
+    with posix.as_storage_error("write", path):
+        target = self._locate(path)
+        self._prepare_folder(os.path.dirname(target))
+        _write(target, data, os.O_CREAT | os.O_TRUNC, synced=True)
+        posix.sync_folder(os.path.dirname(target))
+
+
+def put_after_torn_part(self: LocalStorage, path: str, data: bytes) -> None:
+    """Leave a torn part under a name that nobody will ever use, and then put as usual."""
+    if path.startswith("parts/"):
+        with posix.as_storage_error("write", path):
+            torn = self._locate(f"{path}.{posix.secrets.token_hex(4)}")
+            self._prepare_folder(os.path.dirname(torn))
+            _write(torn, data[: len(data) // 2], os.O_CREAT, synced=False)
+    _real_put(self, path, data)
+
+
+def put_objects_after_torn_part(self: ObjectStorage, path: str, data: bytes) -> None:
+    """See ``put_after_torn_part``."""
+    if path.startswith("parts/"):
+        _real_objects_put(self, f"{path}.{active().token_hex(4)}", data[: len(data) // 2])
+    _real_objects_put(self, path, data)
+
+
+def overwriting_objects(affected: Affected) -> Callable[..., bool]:
+    """Return a ``put_if_absent`` that forgets the condition, for affected paths."""
+
+    def broken_put_if_absent(self: ObjectStorage, path: str, data: bytes) -> bool:
+        if not affected(path):
+            return _real_objects_put_if_absent(self, path, data)
+        _real_objects_put(self, path, data)
+        return True
+
+    return broken_put_if_absent
+
+
+def checked_objects(affected: Affected) -> Callable[..., bool]:
+    """Return a ``put_if_absent`` that looks first and then puts, for affected paths."""
+
+    def broken_put_if_absent(self: ObjectStorage, path: str, data: bytes) -> bool:
+        if not affected(path):
+            return _real_objects_put_if_absent(self, path, data)
+        if self.exists(path):
+            return False
+        _real_objects_put(self, path, data)
+        return True
+
+    return broken_put_if_absent
+
+
+def make_folder(folder: str, root: str) -> None:
+    """Make a folder and its parents without any fsync."""
+    missing = []
+    while not posix.os.path.isdir(folder):
+        missing.append(folder)
+        folder = os.path.dirname(folder)
+    for each in reversed(missing):
+        try:
+            posix.os.mkdir(each)
+        except FileExistsError:
+            continue
+
+
+def _stage(self: LocalStorage, target: str, data: bytes, synced: bool) -> str:
+    if synced:
+        return self._stage(target, data)
+    folder = os.path.dirname(target)
+    self._prepare_folder(folder)
+    staged = f"{folder}/.{posix.secrets.token_hex(16)}.tmp"
+    _write(staged, data, os.O_CREAT | os.O_EXCL, synced=False)
+    return staged
+
+
+def _write(path: str, data: bytes, flags: int, synced: bool) -> None:
+    descriptor = posix.os.open(path, os.O_WRONLY | flags)
+    try:
+        half = len(data) // 2
+        for piece in (data[:half], data[half:]):
+            while piece:
+                piece = piece[posix.os.write(descriptor, piece) :]
+        if synced:
+            posix.os.fsync(descriptor)
+    finally:
+        posix.os.close(descriptor)

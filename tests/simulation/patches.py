@@ -1,0 +1,153 @@
+"""Puts the simulated clock, chance, threads and system calls in the place of the real ones, and takes them out."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import batchmill_plugins.storage._local as local
+import batchmill_plugins.storage._object_store as object_store
+import batchmill_plugins.storage._posix as posix
+from batchmill.engine import claims, commit_log, committer, finish, opening, run, run_directory, sideline, worker
+from batchmill.engine.stopping import DEFAULT_GRACE, StopFlag
+
+from . import fake_os
+from .runtime import active
+from .scheduler import Task
+
+# Far below the real one, so that few steps are spent on waiting; longer than most things take.
+TAKEOVER_PATIENCE = 3.0
+
+
+class InlineExecutor:
+    """Stands in for a thread pool that reads: one after another."""
+
+    def __init__(self, threads: int) -> None:
+        pass
+
+    def __enter__(self) -> InlineExecutor:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+    def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        return map(function, items)
+
+
+class SimulatedQueue:
+    """Stands in for ``queue.Queue``."""
+
+    def __init__(self, maxsize: int) -> None:
+        self._most, self._items, self._unfinished = maxsize, deque[Any](), 0
+
+    def put(self, item: Any) -> None:
+        active().scheduler.wait(lambda: len(self._items) < self._most, "queue")
+        self._items.append(item)
+        self._unfinished += 1
+
+    def get(self) -> Any:
+        active().scheduler.wait(lambda: bool(self._items), "take from queue")
+        return self._items.popleft()
+
+    def task_done(self) -> None:
+        self._unfinished -= 1
+
+    def join(self) -> None:
+        active().scheduler.wait(lambda: not self._unfinished, "await queue")
+
+
+class SimulatedThread:
+    """Stands in for ``threading.Thread``: one more task of the process."""
+
+    def __init__(self, target: Callable[[], None], name: str, daemon: bool) -> None:
+        self._target, self._name = target, name
+        self._task: Task | None = None
+
+    def start(self) -> None:
+        simulation = active()
+        self._task = simulation.scheduler.spawn(simulation.current_process(), self._name, self._target)
+
+    def join(self) -> None:
+        active().scheduler.wait(lambda: self._task is None or self._task.done, "join")
+
+
+class Hooks:
+    """Stands in for the run's plugin manager: nobody listens, but what is announced is noted."""
+
+    @property
+    def hook(self) -> Hooks:
+        return self
+
+    on_batch_end = SimpleNamespace(get_hookimpls=list)
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda **values: None
+
+    def on_checkpoint_end(self, chunk: int, record: Any) -> None:
+        active().acknowledge(chunk, record)
+
+
+def _sleep(seconds: float) -> None:
+    active().scheduler.sleep(seconds)
+
+
+def _monotonic() -> float:
+    return active().monotonic()
+
+
+@contextmanager
+def simulated_surroundings() -> Iterator[None]:
+    """Let the engine and first-party storage run inside the simulation that is going on."""
+    clock = SimpleNamespace(now=lambda zone: active().wall_clock(zone))
+    chance = SimpleNamespace(uniform=lambda low, high: active().rng.uniform(low, high))
+    # Without indentation, which only the slow encoder has; run.json is the only file written for people's eyes.
+    plain_json = SimpleNamespace(
+        loads=json.loads,
+        dumps=lambda value, indent, sort_keys, ensure_ascii: json.dumps(value, sort_keys=sort_keys),
+    )
+    secrets = SimpleNamespace(token_hex=lambda size: active().token_hex(size))
+    replaced: list[tuple[Any, str, Any]] = [
+        (commit_log, "random", chance),
+        (commit_log.with_retries, "__defaults__", (commit_log.with_retries.__defaults__[0], _sleep)),  # type: ignore[index]
+        (finish, "ThreadPoolExecutor", InlineExecutor),
+        (committer, "queue", SimpleNamespace(Queue=SimulatedQueue)),
+        (committer, "threading", SimpleNamespace(Thread=SimulatedThread)),
+        (committer, "secrets", secrets),
+        (worker, "time", SimpleNamespace(sleep=_sleep)),
+        (claims, "random", SimpleNamespace(SystemRandom=lambda: active().rng)),
+        (claims.Takeover.__init__, "__defaults__", (_monotonic,)),
+        (claims._still_missing, "__defaults__", (_monotonic,)),
+        (StopFlag.__init__, "__defaults__", (DEFAULT_GRACE, _monotonic)),
+        (run, "TAKEOVER_PATIENCE", TAKEOVER_PATIENCE),
+        (run, "make_run_manager", lambda components: Hooks()),
+        (run, "seed_everything", lambda seed: None),
+        (run, "torch_threads", lambda *arguments: nullcontext()),
+        (opening, "importlib", SimpleNamespace(metadata=SimpleNamespace(version=lambda name: "1"))),
+        (run_directory, "datetime", clock),
+        (run_directory, "json", plain_json),
+        (sideline, "datetime", clock),
+        (posix, "os", fake_os.make_os()),
+        (posix, "fcntl", SimpleNamespace()),
+        (posix, "secrets", secrets),
+        (posix, "_rename_exclusively", fake_os.rename_exclusively),
+        (local, "os", fake_os.make_os()),
+        (local, "file_lock", fake_os.file_lock),
+        (object_store, "obstore", fake_os.make_obstore()),
+    ]
+    with ExitStack() as stack:
+        for owner, name, stand_in in replaced:
+            stack.enter_context(patch.object(owner, name, stand_in))
+        stack.enter_context(patch.object(posix, "open", fake_os.open_descriptor, create=True))
+        stack.enter_context(patch.object(commit_log, "INLINE_PARTIALS_BYTES", commit_log.INLINE_PARTIALS_BYTES))
+        yield
+
+
+def set_inline_limit(limit: int) -> None:
+    """Set the size above which partials get a file of their own."""
+    commit_log.INLINE_PARTIALS_BYTES = limit
