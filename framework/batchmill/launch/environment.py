@@ -46,7 +46,7 @@ class EnvironmentLauncher(Launcher):
     def launch(self, request: RunRequest) -> RunResult:
         """Do this worker's part and return the run's result."""
         from batchmill.engine.run import Surroundings
-        from batchmill.engine.stopping import stop_on_signals
+        from batchmill.engine.stopping import StopFlag, grace_of, stop_on_signals
         from batchmill.launch.in_process import run_with_progress
         from batchmill.launch.run_lock import RunLock
         from batchmill.plugin_manager import get_catalog
@@ -56,7 +56,7 @@ class EnvironmentLauncher(Launcher):
         launch = next(_launches)
         run_id = request.run_id or agree_on_run_id(os.environ, distributed, store, launch)
         request = dataclasses.replace(request, run_id=run_id)
-        surroundings = Surroundings(distributed=distributed)
+        surroundings = Surroundings(distributed=distributed, stop=StopFlag(grace_of(os.environ)))
         if store is not None:
             key = _counter_key(run_id, launch)
             surroundings.counter = lambda: _within_deadline(lambda: int(store.add(key, 1))) - 1

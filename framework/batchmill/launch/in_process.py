@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 
 from batchmill.components import ComponentRegistry
 from batchmill.contracts.launcher import Launcher
 from batchmill.contracts.run import RunRequest, RunResult
 from batchmill.engine.run import Surroundings, execute
 from batchmill.engine.run_directory import RunDirectory
-from batchmill.engine.stopping import stop_on_signals
+from batchmill.engine.stopping import StopFlag, grace_of, stop_on_signals
 from batchmill.launch.callbacks import build_callbacks
 from batchmill.launch.naming import new_run_id
 from batchmill.launch.progress import ProgressTicker
@@ -28,7 +29,7 @@ class InProcessLauncher(Launcher):
         registry = get_catalog().registry
         if request.run_id is None:
             request = dataclasses.replace(request, run_id=new_run_id())
-        surroundings = Surroundings()
+        surroundings = Surroundings(stop=StopFlag(grace_of(os.environ)))
         lock = RunLock(join=request.join)
         with stop_on_signals(surroundings.stop), lock:
             return run_with_progress(request, registry, surroundings, lock)

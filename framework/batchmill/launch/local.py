@@ -7,11 +7,11 @@ import os
 
 from batchmill.contracts.launcher import Launcher
 from batchmill.contracts.run import RunRequest, RunResult
-from batchmill.engine.stopping import StopFlag, stop_on_signals
+from batchmill.engine.stopping import StopFlag, grace_of, stop_on_signals
 from batchmill.errors import ConfigError
 from batchmill.launch.environment import EnvironmentLauncher, started_by_launcher
 from batchmill.launch.naming import new_run_id
-from batchmill.launch.supervisor import Supervisor
+from batchmill.launch.supervisor import Patience, Supervisor
 
 
 class LocalLauncher(Launcher):
@@ -38,6 +38,7 @@ class LocalLauncher(Launcher):
             return InProcessLauncher().launch(request)
         if request.run_id is None:
             request = dataclasses.replace(request, run_id=new_run_id())
-        stop = StopFlag()
-        with stop_on_signals(stop):
-            return Supervisor(request, self.nproc, stop).run()
+        grace = grace_of(os.environ)
+        stop = StopFlag(grace)
+        with stop_on_signals(stop, leave=False):  # the supervisor itself ends when the grace is over
+            return Supervisor(request, self.nproc, stop, Patience(grace=grace)).run()

@@ -15,7 +15,7 @@ from typing import Any
 
 from batchmill.contracts.distributed import DistributedContext
 from batchmill.contracts.run import RunRequest
-from batchmill.engine.stopping import StopFlag, stop_on_signals
+from batchmill.engine.stopping import StopFlag, grace_of, stop_on_signals
 from batchmill.errors import EXIT_COMPLETE, EXIT_INTERNAL, EXIT_PREEMPTED, BatchmillError
 from batchmill.launch.channel import Channel
 
@@ -117,7 +117,7 @@ class _Line:
     """Listens to the supervisor in a thread of its own, from the first moment on."""
 
     def __init__(self, channel: Channel) -> None:
-        self.stop = StopFlag()
+        self.stop = StopFlag(grace_of(os.environ))
         self.requests: queue.Queue[dict[str, Any]] = queue.Queue()
         self.replies: queue.Queue[int | None] = queue.Queue()
         self._channel = channel
