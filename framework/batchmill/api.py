@@ -53,6 +53,9 @@ def torch_batch_process(
     callbacks: Mapping[str, Component] | Sequence[str] = (),
     hparams: Mapping[str, Any] | None = None,
     limit: int | None = None,
+    on_error: str = "quarantine",
+    on_nonfinite: str = "keep",
+    max_errors: int | None = None,
     seed: int = 0,
     device: str = "auto",
     threads: int | None = 1,
@@ -82,6 +85,10 @@ def torch_batch_process(
         callbacks: Callback names, or a mapping from alias to name or object.
         hparams: What ``context.get_hparams()`` returns.
         limit: Only the first so many samples.
+        on_error: "quarantine" sets samples that fail in loading or processing aside, with their reason, and goes on;
+            "fail" ends the run.
+        on_nonfinite: What to do with NaN or infinity in a result: "keep", "quarantine" or "fail".
+        max_errors: Samples that may be set aside before the run ends; None: 10, or one in a thousand.
         seed: Seed of torch, numpy and random on every worker.
         device: "auto", or a torch device; "cuda" means ``cuda:local_rank``.
         threads: CPU threads of torch operators per worker. One keeps results equal bit by bit for any number of
@@ -125,6 +132,9 @@ def torch_batch_process(
         batch_size=batch_size,
         checkpoint_interval=checkpoint_interval,
         limit=limit,
+        on_error=on_error,
+        on_nonfinite=on_nonfinite,
+        max_errors=max_errors,
         max_batches=_valid_max_batches(max_batches, samples, batch_size, distributed.size),
         seed=seed,
         device=device,

@@ -137,6 +137,12 @@ class ProcessorError(BatchmillError):
     """User code raised an error; the original is the ``__cause__`` and its traceback is in the message."""
 
 
+class ErrorBudgetError(ProcessorError):
+    """More samples failed than the run allows (``max_errors``)."""
+
+    exit_code = EXIT_ERROR_BUDGET
+
+
 class WorkerError(BatchmillError):
     """A worker process died too often or could not be started."""
 

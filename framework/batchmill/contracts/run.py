@@ -44,6 +44,10 @@ class RunRequest:
         checkpoint_interval: Batches per chunk asked for (k); None: chosen from the number of batches.
         limit: Only the first so many samples; None: all.
         max_batches: At most so many batches per worker, as in the seed; None: all.
+        on_error: What to do with a sample that fails in loading or processing: "quarantine" sets it aside with its
+            reason and goes on, "fail" ends the run.
+        on_nonfinite: What to do with NaN or infinity in a result: "keep", "quarantine" or "fail".
+        max_errors: Samples that may be set aside before the run ends; None: 10, or one in a thousand.
         seed: Seed of torch, numpy and random, set on every worker before the processor is built.
         device: "auto" or a torch device string.
         threads: CPU threads of each worker's torch operators. One by default, for the number changes bits, and so
@@ -72,6 +76,9 @@ class RunRequest:
     checkpoint_interval: int | None = None
     limit: int | None = None
     max_batches: int | None = None
+    on_error: str = "quarantine"
+    on_nonfinite: str = "keep"
+    max_errors: int | None = None
     seed: int = 0
     device: str = "auto"
     threads: int | None = 1

@@ -57,6 +57,7 @@ class ChunkDraft:
         files: Relative path to bytes, from ``upload_path()``.
         reports: Metrics reported during the chunk.
         quarantined: Samples set aside with their reason.
+        micro_batch: Samples per piece, where batches did not fit into memory and were processed in pieces.
     """
 
     chunk: int
@@ -70,14 +71,29 @@ class ChunkDraft:
     files: Mapping[str, bytes] = field(default_factory=dict)
     reports: list[Mapping[str, Any]] = field(default_factory=list)
     quarantined: list[Mapping[str, Any]] = field(default_factory=list)
+    micro_batch: int | None = None
 
 
 class CommitLog:
-    """The records of one run. Safe to use from several threads and processes."""
+    """The records of one run. Safe to use from several threads and processes.
 
-    def __init__(self, storage: Storage, chunks: int) -> None:
+    Args:
+        storage: The run's storage.
+        chunks: Chunks in the run.
+        fingerprint: The run's fingerprint; every record carries it, which tells it from a record of another run.
+        chunk_range: Returns the samples of a chunk; None leaves records' ranges unchecked.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        chunks: int,
+        fingerprint: str = "",
+        chunk_range: Callable[[int], tuple[int, int]] | None = None,
+    ) -> None:
         self._storage = storage
         self.chunks = chunks
+        self._fingerprint, self._chunk_range = fingerprint, chunk_range
         self._known: set[int] = set()
 
     def committed(self) -> set[int]:
@@ -104,17 +120,37 @@ class CommitLog:
         return with_retries(lambda: self._storage.exists(record_path(chunk)))
 
     def read(self, chunk: int) -> dict[str, Any]:
-        """Return a chunk's record, its digest checked.
+        """Return a chunk's record, its digest checked, and that it belongs there.
 
         Raises:
             ObjectNotFoundError: The chunk is not committed.
-            CorruptRunError: The record is damaged, or is another chunk's.
+            CorruptRunError: The record is damaged, or is another chunk's or another run's.
         """
         path = record_path(chunk)
         record = unseal(with_retries(lambda: self._storage.get(path)), path)
+        self.check_place(chunk, record)
+        return record
+
+    def check_place(self, chunk: int, record: Mapping[str, Any]) -> None:
+        """Check that an intact record is this chunk's and this run's.
+
+        Raises:
+            CorruptRunError: It is not; the message says whose it is.
+        """
+        path = record_path(chunk)
         if record.get("chunk") != chunk:
             raise CorruptRunError(f"{path} is damaged: it is the record of chunk {record.get('chunk')}.")
-        return record
+        if (theirs := record.get("fingerprint")) != self._fingerprint:
+            raise CorruptRunError(
+                f"{path} is the record of a run with other settings or data: its fingerprint is {str(theirs)[:12]}, "
+                f"this run's is {self._fingerprint[:12]}."
+            )
+        covered = (record["start"], record["stop"])
+        if self._chunk_range is not None and chunk < self.chunks and covered != (own := self._chunk_range(chunk)):
+            raise CorruptRunError(
+                f"The record of chunk {chunk} covers samples {covered[0]}..{covered[1]}, "
+                f"the grid says {own[0]}..{own[1]}."
+            )
 
     def read_partials(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """Return a record's partials, still encoded, from the record or its partials file.
@@ -194,11 +230,14 @@ class CommitLog:
             "start": draft.start,
             "stop": draft.stop,
             "attempt": draft.attempt,
+            "fingerprint": self._fingerprint,
             "parts": staged["parts"],
             "files": staged["files"],
             "reports": draft.reports,
             "quarantined": draft.quarantined,
         }
+        if draft.micro_batch is not None:
+            record |= {"micro_batch": draft.micro_batch, "bitwise": False}
         if staged["partials_file"]:
             record["partials_file"] = staged["partials_file"][0]
         else:

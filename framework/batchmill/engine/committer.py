@@ -6,7 +6,7 @@ import queue
 import secrets
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from batchmill.contracts.writer import ChunkOutput, Writer
@@ -29,6 +29,8 @@ class FinishedChunk:
     partials: Mapping[str, Any]
     files: Mapping[str, bytes]
     reports: list[Mapping[str, Any]]
+    quarantined: list[Mapping[str, Any]] = field(default_factory=list)
+    micro_batch: int | None = None
 
 
 class Committer:
@@ -101,6 +103,8 @@ class Committer:
             partials=finished.partials,
             files=finished.files,
             reports=finished.reports,
+            quarantined=finished.quarantined,
+            micro_batch=finished.micro_batch,
         )
         record, ours = self._log.commit(draft)
         self._committed(finished.chunk, record, ours)

@@ -38,6 +38,7 @@ def fingerprint_facts(
         "checkpoint_interval": request.checkpoint_interval,
         "limit": request.limit,
         "max_batches": request.max_batches,
+        "on_nonfinite": request.on_nonfinite,
         "seed": request.seed,
         "threads": request.threads,
         "dataset.length": len(dataset),

@@ -115,12 +115,13 @@ def _fold(run: RunDirectory, reducers: ReducerSet, restore: Restore) -> dict[str
     partials: list[Mapping[str, Any]] = []
     outputs: list[dict[str, Any]] = []
     files: list[dict[str, Any]] = []
-    quarantined = 0
+    quarantined, bitwise = 0, True
     for record in read_records(run, list(range(run.grid.chunks))):
         partials.append(run.log.read_partials(record))
         outputs += committed_parts(record)
         files += record["files"]
         quarantined += len(record["quarantined"])
+        bitwise = bitwise and record.get("bitwise", True)
         restore(record["reports"])
     return {
         "format": FORMAT,
@@ -131,7 +132,7 @@ def _fold(run: RunDirectory, reducers: ReducerSet, restore: Restore) -> dict[str
         "metrics": reducers.fold(partials),
         "outputs": outputs,
         "files": files,
-        "bitwise": True,
+        "bitwise": bitwise,
         "fingerprint": run.manifest["fingerprint"]["sha256"],
     }
 

@@ -7,17 +7,15 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.synchronize import Semaphore
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from batchmill.engine.ranges import RangeReader, ReadFailure
 from batchmill.errors import ConfigError
-
-ReadRange = Callable[[int, int], Any]
 
 # Signals that ask a worker to drain; its loader processes leave them to it.
 _DRAIN_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -28,27 +26,20 @@ _LONGEST_END = 10.0
 _ORPHAN_POLL = 1.0
 
 
-@dataclass(frozen=True)
-class ReadFailure:
-    """An error in the dataset's code, sent back as a value so that its batch is known."""
-
-    message: str
-
-
 class ReadAhead:
-    """Reads sample ranges in loader processes (or, without any, with pinned memory in this one).
+    """Reads batches in loader processes (or, without any, with pinned memory in this one).
 
     Args:
-        read: Reads one range as a collated batch.
+        read: Reads one batch, called with what ``read()`` is given: for a range, ``start`` and ``stop``.
         options: Keyword arguments for ``torch.utils.data.DataLoader``.
 
     Raises:
         ConfigError: An argument is unknown, or would change which samples are read or their order.
     """
 
-    def __init__(self, read: ReadRange, options: Mapping[str, Any]) -> None:
+    def __init__(self, read: Callable[..., Any], options: Mapping[str, Any]) -> None:
         arguments = dict(options)
-        self._ranges: Iterator[tuple[int, int]] = iter(())
+        self._keys: Iterator[tuple[int, ...]] = iter(())
         self._processes: int = arguments.get("num_workers", 0)
         self._leave: Semaphore | None = None
         started = arguments.pop("worker_init_fn", None)
@@ -76,18 +67,18 @@ class ReadAhead:
         except (TypeError, ValueError) as error:
             raise ConfigError(f"The loader's arguments do not fit torch's DataLoader: {error}") from error
 
-    def read(self, ranges: Iterator[tuple[int, int]]) -> Iterator[Any]:
-        """Yield one batch, or a ``ReadFailure``, for each range, in order.
+    def read(self, keys: Iterator[tuple[int, ...]]) -> Iterator[Any]:
+        """Yield one batch, or a ``ReadFailure``, for each key, in order.
 
         Args:
-            ranges: Sample ranges ``(start, stop)``; taken from only when there is room to read ahead.
+            keys: Arguments of the reading function; taken from only when there is room to read ahead.
 
         Raises:
             RuntimeError: A loader process died, or took longer than the loader's time-out.
             ConfigError: The dataset cannot be sent to loader processes.
         """
         assert self._loader is not None, "not read from after it was closed"
-        self._ranges = ranges
+        self._keys = keys
         try:
             batches = iter(self._loader)
         except (AttributeError, TypeError, pickle.PicklingError) as error:
@@ -97,16 +88,16 @@ class ReadAhead:
             ) from error
         yield from batches
 
-    def next_ranges(self) -> Iterator[tuple[int, int]]:
-        """Return the ranges of the reading that begins now."""
-        return self._ranges
+    def next_keys(self) -> Iterator[tuple[int, ...]]:
+        """Return the keys of the reading that begins now."""
+        return self._keys
 
     def close(self) -> None:
         """End the loader processes, also those that are stuck in the dataset's code.
 
         Left to the interpreter's exit they would be sent SIGTERM, which they ignore, and be waited for without end.
         """
-        self._ranges = iter(())
+        self._keys = iter(())
         held, self._loader = [self._loader], None
         # Freeing the loader asks its processes to leave and waits for them, which takes long if they are stuck.
         freeing = threading.Thread(target=held.clear, name="batchmill-loader-end", daemon=True)
@@ -118,27 +109,77 @@ class ReadAhead:
             freeing.join(_LONGEST_END)
 
 
+class RowReader:
+    """Reads single samples as a batch, where the dataset is read otherwise: here, or in one loader process.
+
+    That process prepares itself as the others do (``worker_init_fn``), and only it dies of a sample that kills.
+
+    Args:
+        read: Reads the dataset.
+        options: Keyword arguments for ``torch.utils.data.DataLoader``.
+    """
+
+    def __init__(self, read: RangeReader, options: Mapping[str, Any]) -> None:
+        self._read = _Pick(read)
+        self._options: dict[str, Any] | None = None
+        if options.get("num_workers"):
+            self._options = {**options, "num_workers": 1}
+        self._loader: ReadAhead | None = None
+
+    def read(self, indices: Sequence[int]) -> Any:
+        """Return the samples of the given indices as one batch, or a ``ReadFailure``."""
+        if self._options is None:
+            try:
+                return self._read(*indices)
+            except Exception as error:  # the dataset's own code: any error
+                return ReadFailure.of(error, here=True)
+        if self._loader is None:
+            self._loader = ReadAhead(self._read, self._options)
+        try:
+            (batch,) = self._loader.read(iter([tuple(indices)]))
+        except RuntimeError as error:  # the process died, or took too long
+            self.close()
+            return ReadFailure(type(error).__name__, str(error), cause=error)
+        return batch
+
+    def close(self) -> None:
+        """End the loader process."""
+        if self._loader is not None:
+            self._loader.close()
+            self._loader = None
+
+
+class _Pick:
+    """Reads single samples; a class, so that it can be sent to spawned processes."""
+
+    def __init__(self, read: RangeReader) -> None:
+        self._read = read
+
+    def __call__(self, *indices: int) -> Any:
+        return self._read.pick(indices)
+
+
 class _Fed:
-    """The loader's sampler: asks anew for ranges each time the loader is iterated."""
+    """The loader's sampler: asks anew for keys each time the loader is iterated."""
 
     def __init__(self, ahead: ReadAhead) -> None:
         self._ahead = ahead
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        return self._ahead.next_ranges()
+    def __iter__(self) -> Iterator[tuple[int, ...]]:
+        return self._ahead.next_keys()
 
 
 class _RangeDataset(Dataset[Any]):
     """Looks like a map-style dataset whose keys are ranges."""
 
-    def __init__(self, read: ReadRange) -> None:
+    def __init__(self, read: Callable[..., Any]) -> None:
         self._read = read
 
-    def __getitem__(self, key: tuple[int, int]) -> Any:
+    def __getitem__(self, key: tuple[int, ...]) -> Any:
         try:
             return self._read(*key)
         except Exception as error:  # the dataset's own code; the batch is named where it arrives
-            return ReadFailure(f"{type(error).__name__}: {error}")
+            return ReadFailure.of(error, here=False)
 
 
 class _Start:

@@ -16,6 +16,7 @@ from batchmill.contracts.tracker import Tracker
 from batchmill.engine.assembly import Assembler, open_storage
 from batchmill.engine.fingerprint import digest_of, fingerprint_facts
 from batchmill.engine.grid import Grid, check_sizes, choose_chunk_batches, planned_samples
+from batchmill.engine.policy import check_policy
 from batchmill.engine.reading import check_dataset
 from batchmill.engine.run_directory import (
     RunDirectory,
@@ -74,6 +75,7 @@ def assemble(request: RunRequest, registry: ComponentRegistry, world_size: int) 
         raise ConfigError("run_id is not set; a launcher sets it before workers open the run.")
     check_run_id(request.run_id)
     check_sizes(request.batch_size, request.checkpoint_interval, request.limit, request.max_batches)
+    check_policy(request.on_error, request.on_nonfinite, request.max_errors)
     tracker = assembler.build(Kind.TRACKER, request.tracker, request.output)
     version = find_model_version(request, tracker)
     dataset = assembler.build(Kind.DATASET, request.dataset)

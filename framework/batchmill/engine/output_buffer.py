@@ -35,18 +35,19 @@ class OutputBuffer:
         self._order: list[str] = []
         self._rows = 0
 
-    def add(self, outputs: Any, start: int, stop: int) -> None:
+    def add(self, outputs: Any, start: int, stop: int, index: Sequence[int] | None = None) -> None:
         """Copy one batch's outputs.
 
         Args:
             outputs: What ``process_batch`` returned, not None.
             start: The batch's first sample.
             stop: The index after its last sample.
+            index: The samples that the rows belong to, ascending; None: all of the batch.
 
         Raises:
             OutputError: A column has the wrong length, changes its shape, or appears only in some batches.
         """
-        rows, place = stop - start, f"samples {start}..{stop - 1}"
+        rows, place = stop - start if index is None else len(index), f"samples {start}..{stop - 1}"
         columns = {name: _normalised(name, values, place) for name, values in _as_columns(outputs, place).items()}
         if self._rows and columns.keys() != set(self._order):
             raise OutputError(
@@ -62,7 +63,7 @@ class OutputBuffer:
                 self._add_list(name, values, place)
             else:
                 self._add_array(name, values, place)
-        self._index[self._rows : self._rows + rows] = np.arange(start, stop)
+        self._index[self._rows : self._rows + rows] = np.arange(start, stop) if index is None else index
         self._rows += rows
 
     def finish(self) -> ChunkOutput | None:
@@ -93,6 +94,40 @@ class OutputBuffer:
                 f"{array.dtype} of shape {array.shape[1:]} before. Return lists of values where sizes differ."
             )
         array[self._rows : self._rows + len(values)] = values
+
+
+def nonfinite_rows(outputs: Any, rows: int) -> dict[int, str]:
+    """Return the rows whose values are not all finite, ascending, with the first column in which that is so.
+
+    Args:
+        outputs: What ``process_batch`` returned.
+        rows: Rows in it; columns of another length are left to ``add``.
+    """
+    found: dict[int, str] = {}
+    for name, values in _as_columns(outputs, "a batch").items():
+        array = _normalised(name, values, "a batch")
+        if len(array) != rows:
+            continue
+        if isinstance(array, list):
+            bad = [row for row, value in enumerate(array) if not _is_finite(value)]
+        elif array.dtype.kind in "fc":
+            finite = np.isfinite(array).reshape(rows, -1).all(axis=1)
+            bad = np.flatnonzero(~finite).tolist()
+        else:
+            continue
+        for row in bad:
+            found.setdefault(row, name)
+    return dict(sorted(found.items()))
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, (float, complex)):
+        return bool(np.isfinite(value))
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind not in "fc" or bool(np.isfinite(value).all())
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_finite, value))
+    return True
 
 
 def _as_columns(outputs: Any, place: str) -> Mapping[str, Any]:

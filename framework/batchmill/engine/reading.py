@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
-from torch import Tensor
-from torch.utils.data import IterableDataset, TensorDataset, default_collate
+from torch.utils.data import IterableDataset
 
 from batchmill.contracts.dataset import BatchReadable
 from batchmill.engine.grid import Grid
-from batchmill.engine.loading import ReadAhead, ReadFailure, ReadRange
-from batchmill.errors import ConfigError, DatasetError
+from batchmill.engine.loading import ReadAhead, RowReader
+from batchmill.engine.ranges import ReadFailure, range_reader
+from batchmill.errors import ConfigError
 
 
 def check_dataset(dataset: Any) -> int:
@@ -34,55 +34,6 @@ def check_dataset(dataset: Any) -> int:
     return len(dataset)
 
 
-def range_reader(dataset: Any, collate: Callable[[list[Any]], Any] | None) -> ReadRange:
-    """Return the cheapest function that reads samples ``[start, stop)`` as one collated batch.
-
-    Args:
-        dataset: A dataset that passed ``check_dataset``.
-        collate: The user's collate function; None uses PyTorch's default, and lets sliceable data be sliced.
-    """
-    if collate is None:
-        if isinstance(dataset, BatchReadable):
-            return dataset.read_batch
-        if type(dataset) is TensorDataset:
-            return _SliceTensors(dataset.tensors)
-        collate = default_collate
-    return _CollateItems(dataset, collate) if hasattr(dataset, "__getitems__") else _CollateEach(dataset, collate)
-
-
-@dataclass(frozen=True)
-class _SliceTensors:
-    """Slices a TensorDataset's tensors: no per-sample work, no copies."""
-
-    tensors: tuple[Tensor, ...]
-
-    def __call__(self, start: int, stop: int) -> Any:
-        return [tensor[start:stop] for tensor in self.tensors]
-
-
-@dataclass(frozen=True)
-class _CollateItems:
-    """Asks a dataset for all samples of a range in one call."""
-
-    dataset: Any
-    collate: Callable[[list[Any]], Any]
-
-    def __call__(self, start: int, stop: int) -> Any:
-        return self.collate(self.dataset.__getitems__(list(range(start, stop))))
-
-
-@dataclass(frozen=True)
-class _CollateEach:
-    """Asks a dataset for one sample after another, as a DataLoader does."""
-
-    dataset: Any
-    collate: Callable[[list[Any]], Any]
-
-    def __call__(self, start: int, stop: int) -> Any:
-        dataset = self.dataset
-        return self.collate([dataset[index] for index in range(start, stop)])
-
-
 class BatchSource:
     """Reads the batches of chunks as they are claimed.
 
@@ -96,29 +47,40 @@ class BatchSource:
     """
 
     def __init__(self, dataset: Any, grid: Grid, loader: Mapping[str, Any]) -> None:
-        options = dict(loader)
+        self._options = dict(loader)
         self._grid = grid
-        self._read = range_reader(dataset, options.pop("collate_fn", None))
-        self._ahead = ReadAhead(self._read, options) if any(map(_is_set, options.values())) else None
+        self._read = range_reader(dataset, self._options.pop("collate_fn", None))
+        self._ahead = self._loader() if any(map(_is_set, self._options.values())) else None
+        self._rows = RowReader(self._read, self._options)
         self._reading: Generator[tuple[int, int, Any]] | None = None
 
     def read(self, chunks: Iterator[int]) -> Iterator[tuple[int, int, Any]]:
         """Return an iterator of ``(chunk, batch_idx, batch)`` over every batch of the chunks, in order.
 
+        In place of a batch comes a ``ReadFailure`` where the dataset's code failed or a loader process died.
         ``chunks`` is asked for the next chunk only when there is room to read ahead, and never waited for.
-
-        Raises:
-            DatasetError: The dataset's code failed, or a loader process died; the message names the samples.
         """
-        self._reading = self._read_here(chunks) if self._ahead is None else self._read_ahead(chunks, self._ahead)
+        self._reading = self._read_here(chunks) if self._ahead is None else self._read_ahead(chunks)
         return self._reading
+
+    def pick(self, indices: Sequence[int]) -> Any:
+        """Return single samples, which may repeat, as one batch; what kills a loader process kills only that.
+
+        Returns:
+            The collated batch, or a ``ReadFailure``.
+        """
+        return self._rows.read(indices)
 
     def close(self) -> None:
         """End reading, and the loader processes; called once nothing is read any more."""
         if self._reading is not None:
             self._reading.close()
+        self._rows.close()
         if self._ahead is not None:
             self._ahead.close()
+
+    def _loader(self) -> ReadAhead:
+        return ReadAhead(self._read, self._options)
 
     def _read_here(self, chunks: Iterator[int]) -> Generator[tuple[int, int, Any]]:
         read, batch_range = self._read, self._grid.batch_range
@@ -128,19 +90,20 @@ class BatchSource:
                 try:
                     batch = read(start, stop)
                 except Exception as error:  # the dataset's own code: any error, told with the samples
-                    raise self._failure(batch_idx, f"{type(error).__name__}: {error}") from error
+                    batch = ReadFailure.of(error, here=True)
                 yield chunk, batch_idx, batch
 
-    def _read_ahead(self, chunks: Iterator[int], ahead: ReadAhead) -> Generator[tuple[int, int, Any]]:
+    def _read_ahead(self, chunks: Iterator[int]) -> Generator[tuple[int, int, Any]]:
         asked: deque[int] = deque()
 
-        def ranges() -> Iterator[tuple[int, int]]:
-            for chunk in chunks:
-                for batch_idx in range(*self._grid.chunk_batch_range(chunk)):
-                    asked.append(batch_idx)
-                    yield self._grid.batch_range(batch_idx)
+        def ask(batches: Iterator[int]) -> Iterator[tuple[int, int]]:
+            for batch_idx in batches:
+                asked.append(batch_idx)
+                yield self._grid.batch_range(batch_idx)
 
-        batches = ahead.read(ranges())
+        todo = (batch_idx for chunk in chunks for batch_idx in range(*self._grid.chunk_batch_range(chunk)))
+        assert self._ahead is not None, "read ahead only with a loader"
+        batches = self._ahead.read(ask(todo))
         while True:
             try:
                 batch = next(batches)
@@ -149,15 +112,19 @@ class BatchSource:
             except RuntimeError as error:  # a loader process died, perhaps over a later batch, or took too long
                 if not asked:
                     raise
-                raise self._failure(asked[0], f"{error} Batches up to {asked[-1]} were being read.") from error
+                message = f"{error} Batches up to {asked[-1]} were being read."
+                batch_idx = asked.popleft()
+                failure = ReadFailure(type(error).__name__, message, cause=error)
+                yield self._grid.chunk_of_batch(batch_idx), batch_idx, failure
+                # Whoever still listens goes on without that batch, with new processes.
+                self._ahead.close()
+                self._ahead = self._loader()
+                again = list(asked)
+                asked.clear()
+                batches = self._ahead.read(ask(chain(again, todo)))
+                continue
             batch_idx = asked.popleft()
-            if isinstance(batch, ReadFailure):
-                raise self._failure(batch_idx, batch.message)
             yield self._grid.chunk_of_batch(batch_idx), batch_idx, batch
-
-    def _failure(self, batch_idx: int, message: str) -> DatasetError:
-        start, stop = self._grid.batch_range(batch_idx)
-        return DatasetError(f"Reading samples {start}..{stop - 1} (batch {batch_idx}) failed: {message}")
 
 
 def _is_set(value: Any) -> bool:

@@ -27,13 +27,16 @@ from batchmill.engine.context import TorchBatchProcessorContext, choose_device
 from batchmill.engine.cores import available_cores
 from batchmill.engine.finish import confirmed_result, final_reports, finish_run, result_of, settle_run
 from batchmill.engine.opening import OpenedRun, open_run
+from batchmill.engine.policy import FailurePolicy
 from batchmill.engine.profiling import TraceProfiler
+from batchmill.engine.quarantine import ErrorBudget
 from batchmill.engine.reading import BatchSource
 from batchmill.engine.reduction import ReducerSet
 from batchmill.engine.run_directory import RunDirectory
 from batchmill.engine.sideline import Sideline, restore_reports
 from batchmill.engine.stopping import StopFlag
-from batchmill.engine.worker import Progress, Worker, user_error
+from batchmill.engine.user_code import user_error
+from batchmill.engine.worker import Progress, Worker
 from batchmill.errors import ConfigError, ConfigMismatchError, PluginError
 from batchmill.models import ModelVersion
 from batchmill.plugin_manager import make_run_manager
@@ -227,6 +230,9 @@ def _work(
         committer=Committer(run.log, writer, committed),
         stop=surroundings.stop,
         progress=surroundings.progress,
+        policy=FailurePolicy(request.on_error, request.on_nonfinite),
+        budget=ErrorBudget(request.max_errors, run.grid.samples, run.log),
+        own_reducers=len(reducers.names) > len(request.reducers),
     )
     return worker.work()
 

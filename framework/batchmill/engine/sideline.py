@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -13,8 +12,8 @@ from batchmill.contracts.storage import Storage
 from batchmill.contracts.tracker import MetricsRecord, Tracker
 from batchmill.engine.commit_log import FILES, with_retries
 from batchmill.engine.run_directory import LINKS, REPORTS
-from batchmill.engine.serialization import canonical_json, sha256_hex
-from batchmill.errors import ModelError, OutputError
+from batchmill.engine.serialization import canonical_json, seal, sha256_hex, unseal
+from batchmill.errors import CorruptRunError, ModelError, OutputError
 from batchmill.tracked_values import check_report
 
 Announce = Callable[[str, int, Mapping[str, Any]], None]
@@ -43,6 +42,11 @@ class Sideline:
     def open_chunk(self) -> None:
         """Keep what comes from now on for the chunk."""
         self._in_chunk, self._seen_in_chunk = True, []
+
+    @property
+    def used(self) -> bool:
+        """Whether the chunk has handed over files or reports."""
+        return bool(self._files or self._reports)
 
     def close_chunk(self) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
         """Return the chunk's files and reports, and store what comes afterwards at once."""
@@ -93,17 +97,13 @@ class Sideline:
             self._seen_in_chunk.append(((group, steps_completed), set(plain)))
             self._reports.append(report)
             return
-        key = sha256_hex(canonical_json([group, steps_completed, sorted(plain), self._rank]))[:16]
-        # The key tells reports apart; the rest is for people, in characters and a length that every store takes.
-        shown = re.sub(r"[^A-Za-z0-9_-]+", "-", group)[:40]
-        path = f"{REPORTS}/{shown}.{steps_completed}.{key}.json"
-        self.deliver([self._store_once(path, report)])
+        self.deliver([self._store_once(report_path(report), report)])
 
     def _store_once(self, path: str, report: dict[str, Any]) -> dict[str, Any]:
         """Store a report and return it; one that an earlier launch of the run stored stands."""
-        if with_retries(lambda: self._storage.put_if_absent(path, canonical_json(report))):
+        if with_retries(lambda: self._storage.put_if_absent(path, seal(report))):
             return report
-        stored: dict[str, Any] = json.loads(with_retries(lambda: self._storage.get(path)))
+        stored = read_report(with_retries(lambda: self._storage.get(path)), path)
         if stored["metrics"] != report["metrics"]:
             warnings.warn(
                 f"Metrics of group {report['group']!r} at step {report['steps_completed']} were reported by an earlier "
@@ -133,6 +133,27 @@ class Sideline:
     def restore(self, reports: Sequence[Mapping[str, Any]]) -> None:
         """Pass anyone's committed reports on to the tracker; repeating it changes nothing."""
         restore_reports(self._tracker, self._run_id, reports)
+
+
+def report_path(report: Mapping[str, Any]) -> str:
+    """Return where a report from outside of chunks is stored: the same for the same metrics at the same step."""
+    group, steps, rank = report["group"], report["steps_completed"], report["rank"]
+    key = sha256_hex(canonical_json([group, steps, sorted(report["metrics"]), rank]))[:16]
+    # The key tells reports apart; the rest is for people, in characters and a length that every store takes.
+    shown = re.sub(r"[^A-Za-z0-9_-]+", "-", group)[:40]
+    return f"{REPORTS}/{shown}.{steps}.{key}.json"
+
+
+def read_report(data: bytes, path: str) -> dict[str, Any]:
+    """Return a stored report.
+
+    Raises:
+        CorruptRunError: It is damaged, or belongs elsewhere.
+    """
+    report = unseal(data, path)
+    if not {"group", "steps_completed", "rank", "metrics"} <= report.keys() or report_path(report) != path:
+        raise CorruptRunError(f"{path} is damaged: it is another document.")
+    return {key: value for key, value in report.items() if key != "sha256"}
 
 
 def restore_reports(tracker: Tracker, run_id: str, reports: Sequence[Mapping[str, Any]]) -> None:

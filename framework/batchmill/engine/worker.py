@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
-import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pluggy
@@ -17,12 +15,18 @@ from batchmill.engine.claims import Takeover
 from batchmill.engine.committer import Committer, FinishedChunk
 from batchmill.engine.context import TorchBatchProcessorContext
 from batchmill.engine.grid import Grid
+from batchmill.engine.isolation import Trials, check_finite
+from batchmill.engine.micro_batching import MicroBatches
 from batchmill.engine.output_buffer import OutputBuffer
+from batchmill.engine.policy import FailurePolicy
+from batchmill.engine.quarantine import ErrorBudget
+from batchmill.engine.ranges import ReadFailure
 from batchmill.engine.reading import BatchSource
+from batchmill.engine.recovery import ChunkRecovery
 from batchmill.engine.reduction import ReducerSet
 from batchmill.engine.sideline import Sideline
 from batchmill.engine.stopping import StopFlag
-from batchmill.errors import BatchmillError, ProcessorError
+from batchmill.engine.user_code import user_error
 
 # Seconds between looks at the commit log while this worker waits for the others: at first, and at most.
 _FIRST_LOOK, _SLOWEST_LOOK = 0.02, 1.0
@@ -51,6 +55,26 @@ class Worker:
     committer: Committer
     stop: StopFlag
     progress: Progress
+    budget: ErrorBudget
+    policy: FailurePolicy = field(default_factory=FailurePolicy)
+    own_reducers: bool = True
+
+    def __post_init__(self) -> None:
+        self._listeners = self.hooks.hook.on_batch_end
+        self._heard = bool(self._listeners.get_hookimpls())
+        self._run_batch = MicroBatches(self.processor.process_batch)
+        self._recovery = ChunkRecovery(
+            grid=self.grid,
+            trials=Trials(self.grid, self.source, self._run_batch, self.policy.on_nonfinite),
+            run=self._run_batch,
+            reducers=self.reducers,
+            own_reducers=self.own_reducers,
+            sideline=self.sideline,
+            listen=self._listen,
+            budget=self.budget,
+            policy=self.policy,
+            overdue=lambda: self.stop.requested and self.stop.overdue(),
+        )
 
     def work(self) -> bool:
         """Process chunks until every chunk of the run is committed, by whomever, or a stop is asked for.
@@ -93,45 +117,85 @@ class Worker:
             yield chunk
 
     def _process_chunks(self, first: int) -> None:
-        current, last_batch = -1, -1
+        current, last_batch, recovered = -1, -1, -1
         buffer = OutputBuffer(0, 0)
-        process, progress, stop = self.processor.process_batch, self.progress, self.stop
+        process, run_batch, progress, stop = self.processor.process_batch, self._run_batch, self.progress, self.stop
         batch_size, samples = self.grid.batch_size, self.grid.samples
-        listeners = self.hooks.hook.on_batch_end
-        heard = bool(listeners.get_hookimpls())
+        on_nonfinite = self.policy.on_nonfinite
         for chunk, batch_idx, batch in self.source.read(self._claimed(first)):
+            if chunk == recovered:
+                continue  # read ahead before the chunk was processed anew
             if chunk != current:
                 if stop.requested:
                     return  # read ahead but not begun: someone else's on resume
                 current, last_batch = chunk, self.grid.chunk_batch_range(chunk)[1] - 1
                 buffer = OutputBuffer(*self.grid.chunk_range(chunk))
                 self.sideline.open_chunk()
+                run_batch.begin_chunk()
             start = batch_idx * batch_size
             end = min(start + batch_size, samples)
-            try:
-                outputs = process(batch, batch_idx)
-            except Exception as error:  # user code may raise anything; it is told with the batch
-                self._drop_chunk()
-                raise user_error(
-                    f"process_batch failed on batch {batch_idx} (samples {start}..{end - 1})", error
-                ) from error
-            if heard:
-                listeners(outputs=outputs, batch=batch, batch_idx=batch_idx)
+            failure: Exception | ReadFailure | None = None
+            outputs = None
+            if type(batch) is ReadFailure:
+                failure = batch
+            else:
+                try:
+                    whole = run_batch.size is None
+                    outputs = process(batch, batch_idx) if whole else run_batch(batch, batch_idx, end - start)
+                except Exception as error:  # user code may raise anything
+                    failure = error
+            if failure is not None or (
+                on_nonfinite != "keep" and check_finite(outputs, end - start, range(start, end), on_nonfinite)
+            ):
+                if not self._recover(chunk, batch_idx, failure, start):
+                    return
+                recovered = chunk
+                continue
+            if self._heard:
+                self._listeners(outputs=outputs, batch=batch, batch_idx=batch_idx)
             if outputs is not None:
                 buffer.add(outputs, start, end)
             progress.samples += end - start
             if batch_idx == last_batch:
-                self._finish_chunk(chunk, buffer)
+                self._finish_chunk(chunk, buffer, [])
             elif stop.requested and stop.overdue():
                 self._drop_chunk()
                 return
 
-    def _finish_chunk(self, chunk: int, buffer: OutputBuffer) -> None:
+    def _recover(self, chunk: int, batch_idx: int, failure: Exception | ReadFailure | None, start: int) -> bool:
+        """Process a chunk anew, without what fails in it; return False if there is no time left."""
+        try:
+            buffer = self._recovery.process(chunk, batch_idx, failure)
+        except Exception:
+            self._drop_chunk()
+            raise
+        if buffer is None:
+            self._drop_chunk()
+            return False
+        self.progress.samples += self.grid.chunk_range(chunk)[1] - start
+        self._finish_chunk(chunk, buffer, self._recovery.quarantined())
+        return True
+
+    def _listen(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self._heard:
+            self._listeners(outputs=outputs, batch=batch, batch_idx=batch_idx)
+
+    def _finish_chunk(self, chunk: int, buffer: OutputBuffer, quarantined: list[dict[str, Any]]) -> None:
         _as_user_code("on_checkpoint_start failed", self.processor.on_checkpoint_start)
         self.hooks.hook.on_checkpoint_start(chunk=chunk)
         files, reports = self.sideline.close_chunk()
         start, stop = self.grid.chunk_range(chunk)
-        finished = FinishedChunk(chunk, start, stop, buffer.finish(), self.reducers.take_partials(), files, [*reports])
+        finished = FinishedChunk(
+            chunk=chunk,
+            start=start,
+            stop=stop,
+            output=buffer.finish(),
+            partials=self.reducers.take_partials(),
+            files=files,
+            reports=[*reports],
+            quarantined=[*quarantined],
+            micro_batch=self._run_batch.smallest,
+        )
         self.committer.submit(finished)
         reason = self.hooks.hook.should_stop(context=self.context)
         if reason is not None:
@@ -142,24 +206,8 @@ class Worker:
         self.reducers.reset()
 
 
-def user_error(what: str, error: Exception) -> BatchmillError:
-    """Return an error that tells what user code raised, with its traceback; our own errors pass unchanged."""
-    if isinstance(error, BatchmillError):
-        return error
-    trace = "".join(traceback.format_exception(type(error), error, _below_engine(error)))
-    return ProcessorError(f"{what}: {type(error).__name__}: {error}\n\n{trace.rstrip()}")
-
-
 def _as_user_code(what: str, function: Callable[[], Any]) -> None:
     try:
         function()
     except Exception as error:  # user code may raise anything
         raise user_error(what, error) from error
-
-
-def _below_engine(error: BaseException) -> Any:
-    """Return the traceback from the first frame that is not the engine's."""
-    trace, ours = error.__traceback__, os.path.dirname(__file__) + os.sep
-    while trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename.startswith(ours):
-        trace = trace.tb_next
-    return trace

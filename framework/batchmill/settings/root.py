@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from batchmill.components import PLAIN_KINDS, Kind
+from batchmill.engine.policy import check_policy
 from batchmill.errors import ConfigError
 
 # All kinds with a config group; those of which a run has any number, each under a name; and the others.
@@ -38,6 +39,9 @@ class RootConfig:
     checkpoint_interval: int | None = None
     limit: int | None = None
     max_batches: int | None = None
+    on_error: str = "quarantine"
+    on_nonfinite: str = "keep"
+    max_errors: int | None = None
     seed: int = 0
     device: str = "auto"
     threads: int | None = 1
@@ -64,6 +68,7 @@ def check_ranges(root: Mapping[str, Any]) -> None:
     for key in ("batch_size", "checkpoint_interval", "limit", "max_batches", "threads"):
         if root[key] is not None and root[key] < 1:
             raise ConfigError(f"{key}={root[key]} is out of range: expected a whole number of at least 1.")
+    check_policy(root["on_error"], root["on_nonfinite"], root["max_errors"])
     if not 0 <= root["seed"] < 2**32:
         raise ConfigError(f"seed={root['seed']} is out of range: expected 0 to {2**32 - 1}.")
     run_id = root["run_id"]

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from batchmill import ConfigError, DatasetError
+from batchmill import ConfigError
 from batchmill.engine import loading
 from batchmill.engine.grid import Grid
+from batchmill.engine.ranges import ReadFailure
 from batchmill.engine.reading import BatchSource
 
 # Loader processes are forked beside the commit thread; Python warns of that from 3.12 on.
@@ -173,13 +174,26 @@ class Dying(Squares):
         return index
 
 
-def test_a_loader_process_that_dies_is_told_with_the_samples():
+def test_a_loader_process_that_dies_costs_the_batch_that_was_waited_for():
     source = BatchSource(Dying(), Grid(20, 5, 1), {"num_workers": 1, "prefetch_factor": 1})
-    with pytest.raises(DatasetError, match=r"batch [12]\) failed: DataLoader worker .* up to [23] were being read"):
-        try:
-            list(source.read(iter(range(4))))
-        finally:
-            source.close()
+    found = read_all(source, range(4))
+    assert [batch_idx for _, batch_idx, _ in found] == [0, 1, 2, 3]
+    failures = {batch_idx: batch for _, batch_idx, batch in found if isinstance(batch, ReadFailure)}
+    assert 2 in failures and failures.keys() <= {1, 2}, "the batch that kills, and perhaps the one before it"
+    assert all("DataLoader worker" in failure.message for failure in failures.values())
+    assert "were being read" in failures[2].message
+    assert multiprocessing.active_children() == []
+
+
+def test_single_samples_are_read_beside_the_one_that_kills():
+    source = BatchSource(Dying(), Grid(20, 5, 1), {"num_workers": 2})
+    try:
+        assert source.pick([12, 14, 12]).tolist() == [12, 14, 12]
+        assert isinstance(source.pick([12, 13]), ReadFailure)
+        assert source.pick([14]).tolist() == [14], "with a new process"
+    finally:
+        source.close()
+    assert multiprocessing.active_children() == []
 
 
 class Slow(Squares):
@@ -189,13 +203,15 @@ class Slow(Squares):
         return index
 
 
-def test_a_loader_that_times_out_is_told_with_the_samples():
+def test_a_loader_that_times_out_is_told_with_its_batch():
     source = BatchSource(Slow(), Grid(20, 5, 1), {"num_workers": 1, "timeout": 1})
-    with pytest.raises(DatasetError, match=r"samples 5\.\.9 \(batch 1\) failed: .*timed out"):
-        try:
-            list(source.read(iter(range(4))))
-        finally:
-            source.close()
+    try:
+        batches = source.read(iter(range(4)))
+        next(batches)
+        _, batch_idx, failure = next(batches)
+    finally:
+        source.close()
+    assert batch_idx == 1 and "timed out" in failure.message
     assert multiprocessing.active_children() == []
 
 
@@ -274,7 +290,7 @@ STUCK = """
 
     try:
         batchmill.torch_batch_process(
-            Processor, Slow(), 5, output="memory://stuck", dataloader_kwargs={"num_workers": 2}
+            Processor, Slow(), 5, output="memory://stuck", dataloader_kwargs={"num_workers": 2}, on_error="fail"
         )
     except batchmill.ProcessorError:
         print("failed as it should")

@@ -5,9 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import ChainDataset, Dataset, IterableDataset, Subset, TensorDataset
 
-from batchmill import ConfigError, DatasetError
+from batchmill import ConfigError
 from batchmill.engine.grid import Grid
-from batchmill.engine.reading import BatchSource, check_dataset, range_reader
+from batchmill.engine.ranges import ReadFailure, range_reader
+from batchmill.engine.reading import BatchSource, check_dataset
 
 # Loader processes are forked beside the commit thread; Python warns of that from 3.12 on.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
@@ -133,16 +134,14 @@ class Failing(Squares):
 
 
 @pytest.mark.parametrize("options", [{}, {"num_workers": 2}], ids=["here", "processes"])
-def test_an_error_in_a_dataset_names_the_samples(options):
+def test_an_error_in_a_dataset_comes_in_place_of_its_batch(options):
     source = BatchSource(Failing(), Grid(20, 5, 2), options)
-    found = []
-    with pytest.raises(DatasetError, match=r"samples 10\.\.14 \(batch 2\) failed: OSError: image 13 is truncated"):
-        try:
-            for _, batch_idx, _ in source.read(iter([0, 1])):
-                found.append(batch_idx)
-        finally:
-            source.close()
-    assert found == [0, 1], "what was read before the error arrives first"
+    found = read_all(source, [0, 1])
+    assert [batch_idx for _, batch_idx, _ in found] == [0, 1, 2, 3]
+    failures = [(batch_idx, batch) for _, batch_idx, batch in found if isinstance(batch, ReadFailure)]
+    assert [batch_idx for batch_idx, _ in failures] == [2], "only the batch that holds it"
+    assert (failures[0][1].error, failures[0][1].message) == ("OSError", "image 13 is truncated")
+    assert 'raise OSError("image 13 is truncated")' in failures[0][1].trace
 
 
 def test_a_collate_function_may_return_none():

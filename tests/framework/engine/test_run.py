@@ -200,7 +200,7 @@ def test_an_error_of_the_processor_is_told_to_the_listeners(make_request, monkey
     monkeypatch.setattr(Failing, "where", where)
     listener = Listener()
     with pytest.raises(ProcessorError, match=message) as caught:
-        go(make_request(Failing), callbacks=[("listener", listener)])
+        go(make_request(Failing, on_error="fail"), callbacks=[("listener", listener)])
     assert "test_run.py" in str(caught.value), "with the user's traceback"
     assert listener.heard[-1] == ("error", "ProcessorError")
     assert isinstance(caught.value.__cause__, FileNotFoundError)

@@ -20,6 +20,8 @@ from batchmill.engine.claims import Takeover
 from batchmill.engine.commit_log import CommitLog
 from batchmill.engine.committer import Committer
 from batchmill.engine.grid import Grid
+from batchmill.engine.policy import FailurePolicy
+from batchmill.engine.quarantine import ErrorBudget
 from batchmill.engine.reading import BatchSource
 from batchmill.engine.reduction import ReducerSet
 from batchmill.engine.sideline import Sideline
@@ -84,6 +86,7 @@ class Rig:
         self.sideline = Sideline(storage, Tracker(), "r", rank, lambda *told: None)
         self.processor = Doubling(self)
         self.stop, self.progress, self.listeners = StopFlag(), Progress(), []
+        self.policy, self.max_errors = FailurePolicy("fail"), None
         scope = ClaimScope(self.grid.chunks, rank, world_size, self.log.missing)
         self.claims = StaticClaims(scope)
         self.takeover = Takeover(scope, 60, clock or (lambda: 0.0))
@@ -105,6 +108,8 @@ class Rig:
             committer=self.committer,
             stop=self.stop,
             progress=self.progress,
+            policy=self.policy,
+            budget=ErrorBudget(self.max_errors, self.grid.samples, self.log),
         ).work()
 
     def records(self):

@@ -1,0 +1,133 @@
+"""Samples that fail: what is kept of them, how they are found among their neighbours, how many are too many."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from batchmill.engine.commit_log import CommitLog
+from batchmill.engine.user_code import user_trace
+from batchmill.errors import ErrorBudgetError
+
+# Characters of a traceback that are kept; its end says most.
+_TRACE_CHARACTERS = 8 * 1024
+_MESSAGE_CHARACTERS = 1024
+# Trials after which samples are tried one by one: bisecting many bad samples takes longer than that.
+MOST_BISECTIONS = 40
+# Allowed without being asked: so many samples, or this share of them.
+_FREE_ERRORS, _FREE_SHARE = 10, 1000
+
+
+@dataclass(frozen=True)
+class SampleFailure:
+    """Why one sample was set aside.
+
+    Attributes:
+        stage: "load" (the dataset or its collate function), "process" (``process_batch``) or "output" (a value of
+            its result is not finite).
+        error: Name of the exception's class.
+        message: Its text.
+        traceback: Its traceback, at most 8 KiB, from the end.
+    """
+
+    stage: str
+    error: str
+    message: str
+    traceback: str
+
+    @classmethod
+    def of(cls, stage: str, error: BaseException) -> SampleFailure:
+        """Describe an exception."""
+        return cls.told(stage, type(error).__name__, str(error), user_trace(error))
+
+    @classmethod
+    def told(cls, stage: str, error: str, message: str, trace: str) -> SampleFailure:
+        """Describe an exception that another process told of."""
+        return cls(stage, error, message[:_MESSAGE_CHARACTERS], trace[-_TRACE_CHARACTERS:])
+
+    def to_record(self, index: int) -> dict[str, Any]:
+        """Return it as a commit record keeps it, with the sample's index."""
+        return {"index": index, **asdict(self)}
+
+
+class SampleError(Exception):
+    """Some rows of a batch failed, and how; never leaves the engine."""
+
+    def __init__(self, failure: SampleFailure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+def find_bad_rows(
+    candidates: Sequence[int],
+    attempt: Callable[[Sequence[int]], None],
+    found: Callable[[int, SampleFailure], None],
+) -> None:
+    """Find the rows that fail, by bisection.
+
+    A group of candidates is tried together with rows that are known to pass, so a row that only fails beside others
+    (a picture of another size) is found as well; large groups come first, so that the many decide and not the odd one.
+
+    Args:
+        candidates: Positions of rows that fail together.
+        attempt: Tries the rows at the given positions, ascending; raises ``SampleError`` if they fail.
+        found: Told of each bad row as it is found; may raise to give up.
+    """
+    good: list[int] = []
+    half = len(candidates) // 2
+    groups = deque(group for group in (candidates[:half], candidates[half:]) if group)
+    trials = 0
+    while groups:
+        group = groups.popleft()
+        trials += 1
+        try:
+            attempt(sorted([*good, *group]))
+        except SampleError as error:
+            if len(group) == 1:
+                found(group[0], error.failure)
+            elif trials >= MOST_BISECTIONS:
+                groups += [[position] for position in group]
+            else:
+                half = len(group) // 2
+                groups += [group[:half], group[half:]]
+        else:
+            good += group
+
+
+class ErrorBudget:
+    """Counts the samples that failed in the whole run, and says when there are too many.
+
+    Args:
+        allowed: So many samples may fail; None: 10, or one in a thousand if that is more.
+        samples: Samples in the run.
+        log: The run's commit log, where other workers' failures are found.
+    """
+
+    def __init__(self, allowed: int | None, samples: int, log: CommitLog) -> None:
+        self.allowed = max(_FREE_ERRORS, samples // _FREE_SHARE) if allowed is None else allowed
+        self._log = log
+        self._found: dict[int, int] = {}
+
+    def begin(self, chunk: int) -> None:
+        """Start to count a chunk afresh; looks at what others have committed since."""
+        for other in sorted(self._log.committed() - self._found.keys()):
+            self._found[other] = len(self._log.read(other)["quarantined"])
+        self._found[chunk] = 0
+
+    def spend(self, chunk: int, index: int, failure: SampleFailure) -> None:
+        """Count one sample of a chunk.
+
+        Raises:
+            ErrorBudgetError: It is one too many.
+        """
+        self._found[chunk] += 1
+        spent = sum(self._found.values())
+        if spent > self.allowed:
+            raise ErrorBudgetError(
+                f"{spent} samples have failed, and max_errors={self.allowed} allows no more. The last one is sample "
+                f"{index}, at stage {failure.stage}: {failure.error}: {failure.message}\n\n"
+                f"{failure.traceback.rstrip()}\n\n"
+                f"What is committed stays. Mend the cause and resume, or resume with a larger max_errors."
+            )
