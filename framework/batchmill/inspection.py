@@ -5,32 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from typing import Any
 
 from batchmill.engine.assembly import Assembler, open_storage
 from batchmill.engine.finish import committed_parts
 from batchmill.engine.grid import intervals
-from batchmill.engine.run_directory import (
-    LINKS,
-    MANIFEST,
-    REPORTS,
-    RESULT,
-    SUCCESS,
-    RunDirectory,
-    join_url,
-    open_existing,
-)
-from batchmill.engine.serialization import sha256_hex
-from batchmill.errors import (
-    BatchmillError,
-    ConfigError,
-    CorruptRunError,
-    ObjectNotFoundError,
-    RunNotFoundError,
-)
-from batchmill.outputs import writer_of
+from batchmill.engine.run_directory import LINKS, REPORTS, RunDirectory, join_url, open_existing
+from batchmill.engine.sideline import read_report
+from batchmill.errors import CorruptRunError, RunNotFoundError
 from batchmill.plugin_manager import get_catalog
+from batchmill.verification import examine
 
 
 @dataclass(frozen=True)
@@ -158,116 +142,18 @@ def verify_run(run: str) -> VerifyReport:
         RunNotFoundError: There is no run.
     """
     opened = open_run_directory(run)
-    return _Verifier(opened).verify()
-
-
-class _Verifier:
-    """Collects what is wrong with one run instead of stopping at the first fault."""
-
-    def __init__(self, run: RunDirectory) -> None:
-        self._run = run
-        self._problems: list[str] = []
-        self._records: dict[int, dict[str, Any]] = {}
-        self._parts = self._files = 0
-
-    def verify(self) -> VerifyReport:
-        run = self._run
-        committed = sorted(run.log.committed())
-        for chunk in committed:
-            self._attempt(lambda chunk=chunk: self._check_chunk(chunk))
-        stored = self._attempt(run.read_result)
-        complete = stored is not None
-        if complete:
-            self._attempt(lambda: self._check_result(stored))
-        return VerifyReport(
-            run_id=run.run_id,
-            path=run.path,
-            ok=not self._problems,
-            complete=complete,
-            samples=run.grid.samples_in(self._records),
-            checked_records=len(committed),
-            checked_parts=self._parts,
-            checked_files=self._files,
-            problems=self._problems,
-        )
-
-    def _attempt(self, check: Any) -> Any:
-        try:
-            return check()
-        except BatchmillError as error:
-            self._problems.append(str(error))
-            return None
-
-    def _check_chunk(self, chunk: int) -> None:
-        run = self._run
-        if chunk >= run.grid.chunks:
-            raise CorruptRunError(f"There is a record of chunk {chunk}, but the run has {run.grid.chunks} chunks.")
-        record = run.log.read(chunk)
-        expected = run.grid.chunk_range(chunk)
-        if (record["start"], record["stop"]) != expected:
-            raise CorruptRunError(
-                f"The record of chunk {chunk} covers samples {record['start']}..{record['stop']}, "
-                f"the grid says {expected[0]}..{expected[1]}."
-            )
-        self._records[chunk] = record
-        self._attempt(lambda: run.log.read_partials(record))
-        for named in record["files"]:
-            self._files += 1
-            self._attempt(lambda named=named: run.log.read_named(named))
-        for part in record["parts"]:
-            self._parts += 1
-            self._attempt(lambda part=part: self._check_part(record, part))
-
-    def _check_part(self, record: Mapping[str, Any], part: Mapping[str, Any]) -> None:
-        data = self._run.log.read_named(part)
-        writer = self._writer
-        if writer is None:
-            return  # the digest was checked
-        index = writer.decode(data).column("_index").to_pylist()
-        quarantined = {item["index"] for item in record["quarantined"]}
-        expected = [i for i in range(record["start"], record["stop"]) if i not in quarantined]
-        if index != expected and not self._is_sparse(index, expected):
-            raise CorruptRunError(
-                f"{part['name']} does not hold samples {record['start']}..{record['stop'] - 1} once each, in order."
-            )
-
-    def _is_sparse(self, index: list[int], expected: list[int]) -> bool:
-        """A processor may write nothing for whole batches; what it writes is whole batches, in order, once."""
-        batches = {i // self._run.grid.batch_size for i in index}
-        return index == [i for i in expected if i // self._run.grid.batch_size in batches]
-
-    @cached_property
-    def _writer(self) -> Any:
-        try:
-            return writer_of(self._run)
-        except ConfigError:
-            if "request" in self._run.manifest["config"]:
-                raise
-            return None  # a Python object, which is not here
-
-    def _check_result(self, stored: Mapping[str, Any]) -> None:
-        run = self._run
-        missing = run.log.missing()
-        if missing:
-            self._problems.append(
-                f"{RESULT} says complete, but {len(missing)} chunks have no record, first {missing[0]}."
-            )
-        parts = [part for chunk in sorted(self._records) for part in committed_parts(self._records[chunk])]
-        if stored["outputs"] != parts:
-            self._problems.append(f"{RESULT} lists other outputs than the commit records.")
-        if stored["files"] != [named for chunk in sorted(self._records) for named in self._records[chunk]["files"]]:
-            self._problems.append(f"{RESULT} lists other files than the commit records.")
-        if stored["samples"] != run.grid.samples:
-            self._problems.append(f"{RESULT} says {stored['samples']} samples, {MANIFEST} {run.grid.samples}.")
-        if stored["fingerprint"] != run.manifest["fingerprint"]["sha256"]:
-            self._problems.append(f"{RESULT} and {MANIFEST} have different fingerprints.")
-        try:
-            success = run.storage.get(SUCCESS).decode().strip()
-        except ObjectNotFoundError:
-            self._problems.append(f"{SUCCESS} is missing; resume the run to write it.")
-            return
-        if success != sha256_hex(run.storage.get(RESULT)):
-            self._problems.append(f"{RESULT} is damaged: {SUCCESS} carries another digest.")
+    found = examine(opened)
+    return VerifyReport(
+        run_id=opened.run_id,
+        path=opened.path,
+        ok=not found.faults,
+        complete=found.complete,
+        samples=opened.grid.samples_in(found.records),
+        checked_records=len(found.committed),
+        checked_parts=found.parts,
+        checked_files=found.files,
+        problems=[str(fault.error) for fault in found.faults],
+    )
 
 
 def _summary(run: RunDirectory) -> RunSummary:
@@ -299,7 +185,11 @@ def _summary(run: RunDirectory) -> RunSummary:
 
 def _documents(run: RunDirectory, folder: str) -> Iterator[dict[str, Any]]:
     for info in run.storage.list(folder):
+        data = run.storage.get(info.path)
+        if folder == REPORTS:
+            yield read_report(data, info.path)
+            continue
         try:
-            yield json.loads(run.storage.get(info.path))
+            yield json.loads(data)
         except ValueError as error:
             raise CorruptRunError(f"{run.path}/{info.path} is damaged: {error}.") from error

@@ -32,16 +32,16 @@ def value_of(index: int) -> float:
 
 
 class Values(Dataset):
-    """Sample i is ``{"x": value_of(i), "i": i}``; read one by one."""
+    """Sample i is ``{"x": value_of(i + shift), "i": i}``; read one by one."""
 
-    def __init__(self, n: int) -> None:
-        self.n = n
+    def __init__(self, n: int, shift: int = 0) -> None:
+        self.n, self.shift = n, shift
 
     def __len__(self) -> int:
         return self.n
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"x": torch.tensor(value_of(index), dtype=torch.float64), "i": index}
+        return {"x": torch.tensor(value_of(index + self.shift), dtype=torch.float64), "i": index}
 
 
 class BrokenSample(Values):
@@ -269,6 +269,18 @@ class Everything(Doubler):
             (folder / "notes").mkdir()
             (folder / "notes" / "batches.txt").write_text(repr(self.seen))
         self.seen = []
+
+
+class Reporting(Everything):
+    """``Everything``, with a report from outside of chunks and uploaded files that tell of the data."""
+
+    def __init__(self, context: batchmill.TorchBatchProcessorContext) -> None:
+        super().__init__(context)
+        context.report_metrics("start", 0, {"width": 0.00001})
+
+    def process_batch(self, batch: Any, batch_idx: int) -> Any:
+        self.seen.append(int(batch["x"][0]))
+        return super().process_batch(batch, batch_idx)
 
 
 def _total_size(blobs: list[bytes]) -> int:

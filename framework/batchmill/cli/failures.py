@@ -8,7 +8,7 @@ import traceback
 
 import click
 
-from batchmill.errors import BatchmillError
+from batchmill.errors import BatchmillError, CorruptRunError
 
 FULL_ERROR_VARIABLE = "BATCHMILL_FULL_ERROR"
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -18,4 +18,7 @@ def report(error: BatchmillError) -> None:
     """Show an error on standard error: its message, and the traceback only where it is asked for."""
     if os.environ.get(FULL_ERROR_VARIABLE, "") not in ("", "0"):
         traceback.print_exception(error, file=sys.stderr)
-    click.echo(click.style("Error: ", fg="red", bold=True) + str(error), err=True)
+    advice = ""
+    if isinstance(error, CorruptRunError):
+        advice = " `batchmill verify RUN` lists all damage; `batchmill repair RUN` sets it aside and computes it again."
+    click.echo(click.style("Error: ", fg="red", bold=True) + str(error) + advice, err=True)

@@ -12,7 +12,7 @@ from batchmill.cli.doctor import doctor
 from batchmill.cli.failures import EXIT_INTERRUPTED, report
 from batchmill.cli.plugins import plugins
 from batchmill.cli.run import resume, run
-from batchmill.cli.runs import ls, show, verify
+from batchmill.cli.runs import ls, repair, show, verify
 from batchmill.errors import EXIT_INTERNAL, BatchmillError, did_you_mean
 
 
@@ -67,10 +67,11 @@ def app() -> None:
     batchmill ls                                        what ran, how far it got, its metrics
     batchmill resume RUN --nproc 4                      go on, with any number of workers
     batchmill verify RUN                                check every digest and every index
+    batchmill repair RUN                                set aside what is damaged, compute it again
 
     `batchmill VERB --help` explains each with examples.
     """  # noqa: D301 - click's mark
 
 
-for command in (run, resume, ls, show, verify, plugins, doctor):
+for command in (run, resume, ls, show, verify, repair, plugins, doctor):
     app.add_command(command)

@@ -1,4 +1,4 @@
-"""``batchmill ls``, ``show`` and ``verify``: looking at runs, without torch."""
+"""``batchmill ls``, ``show``, ``verify`` and ``repair``: looking at runs, and putting damaged ones right."""
 
 from __future__ import annotations
 
@@ -6,7 +6,16 @@ from typing import Any
 
 import click
 
-from batchmill.cli.display import console, metrics_line, number, percent, show_facts, show_json, show_table
+from batchmill.cli.display import (
+    console,
+    metrics_line,
+    number,
+    percent,
+    reserved_stdout,
+    show_facts,
+    show_json,
+    show_table,
+)
 from batchmill.cli.locate import locate, output_option
 from batchmill.errors import EXIT_ERROR_BUDGET
 
@@ -130,7 +139,7 @@ def verify(ctx: click.Context, run: str, output: str, as_json: bool) -> None:
     """Check every digest and every index of a run.
 
     Every sample index must be there exactly once. Reads everything the run wrote and changes nothing. Exits with 65
-    if something is wrong. An incomplete run is right if what is committed is right.
+    if something is wrong; `batchmill repair` puts it right. An incomplete run is right if what is committed is right.
 
     \b
       batchmill verify 20261122-101502-digits
@@ -156,3 +165,47 @@ def verify(ctx: click.Context, run: str, output: str, as_json: bool) -> None:
                 out.print(f"  - {problem}", markup=False, soft_wrap=True)
     if not found["ok"]:
         ctx.exit(EXIT_ERROR_BUDGET)
+
+
+@click.command()
+@click.argument("run")
+@click.option("--nproc", type=click.IntRange(min=1), help="Workers on this machine; by default as many as before.")
+@click.option("--no-resume", is_flag=True, help="Only set aside what is bad; `batchmill resume` goes on later.")
+@output_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def repair(ctx: click.Context, run: str, nproc: int | None, no_resume: bool, output: str, as_json: bool) -> None:
+    """Set aside what is damaged in a run and compute it again.
+
+    Checks the run as `verify` does. Chunks that are not whole, and a result that no longer fits, are moved below
+    RUN/damaged/, never deleted; then the run is resumed, which computes those chunks and nothing else. A run that was
+    started from Python objects is resumed by its script. Refuses (73) while somebody works on the run; exits with 75
+    if it is still to be resumed, and with 65 if something is wrong even then.
+
+    \b
+      batchmill repair 20261122-101502-digits
+      batchmill repair runs/nightly --no-resume
+    """  # noqa: D301 - click's mark
+    from batchmill.repair import repair_run
+
+    where = locate(run, output)
+    with reserved_stdout(as_json):
+        report = repair_run(where, nproc=nproc, resume=not no_resume)
+    if as_json:
+        show_json(report.to_json())
+        ctx.exit(report.exit_code)
+    if not report.problems:
+        click.echo(f"OK: {where}: nothing is damaged; nothing was changed.")
+        return
+    click.echo(f"{where}: {len(report.problems)} problems found.")
+    for problem in report.problems:
+        click.echo(f"  - {problem}")
+    if report.folder is not None:
+        click.echo(f"{len(report.set_aside)} files were set aside, below {report.path}/{report.folder}.")
+    for problem in report.remaining:
+        click.echo(f"  still: {problem}")
+    if report.advice is not None:
+        click.echo(report.advice)
+    elif not report.remaining:
+        click.echo(f"Repaired: {len(report.chunks)} chunks were computed again, and everything verifies.")
+    ctx.exit(report.exit_code)

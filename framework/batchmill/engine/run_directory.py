@@ -26,6 +26,7 @@ FORMAT = 1
 MANIFEST, RESULT, SUCCESS = "run.json", "result.json", "_SUCCESS"
 LINKS, REPORTS, LOCK = "links", "reports", ".lock"
 
+_MANIFEST_KEYS = ("format", "run_id", "created", "samples", "batch_size", "chunk_batches", "fingerprint", "config")
 _RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -109,13 +110,17 @@ def open_or_create(
         "fingerprint": {"sha256": digest_of(facts), "covers": facts},
         "config": dict(config),
     }
-    manifest = json.loads(seal(manifest))
-    data = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False).encode()
+    data = manifest_bytes(json.loads(seal(manifest)))
     if not with_retries(lambda: storage.exists(MANIFEST)):
         with_retries(lambda: storage.put_if_absent(MANIFEST, data))
     opened = open_existing(storage)
     check_fingerprint(opened, facts)
     return opened
+
+
+def manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
+    """Return the one form in which a sealed ``run.json`` is written: laid out for people."""
+    return json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False).encode()
 
 
 def check_fingerprint(run: RunDirectory, facts: Mapping[str, Any]) -> None:
@@ -143,9 +148,15 @@ def open_existing(storage: Storage) -> RunDirectory:
             f"There is no run at {storage.url} (no {MANIFEST} there). 'batchmill ls' lists the runs."
         ) from None
     manifest = unseal(data, f"{storage.url}/{MANIFEST}")
-    if manifest.get("format") != FORMAT:
+    if manifest.get("format", FORMAT) != FORMAT:
         raise CorruptRunError(
             f"{storage.url} has format {manifest.get('format')}; this version of Batchmill reads format {FORMAT}."
         )
+    lacking = [key for key in _MANIFEST_KEYS if key not in manifest]
+    if lacking:
+        raise CorruptRunError(
+            f"{storage.url}/{MANIFEST} is damaged: it is another document, without {', '.join(lacking)}."
+        )
     grid = Grid(manifest["samples"], manifest["batch_size"], manifest["chunk_batches"])
-    return RunDirectory(manifest["run_id"], storage, manifest, grid, CommitLog(storage, grid.chunks))
+    log = CommitLog(storage, grid.chunks, manifest["fingerprint"]["sha256"], grid.chunk_range)
+    return RunDirectory(manifest["run_id"], storage, manifest, grid, log)

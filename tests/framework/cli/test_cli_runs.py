@@ -113,8 +113,44 @@ def test_verify_finds_damage(invoke: Invoke, good: str, place: Path) -> None:
         part.write_bytes(before)
 
 
+def test_repair(invoke: Invoke, good: str, place: Path) -> None:
+    whole = invoke("repair", good)
+    assert (whole.exit_code, whole.stdout) == (
+        0,
+        f"OK: runs/{good}: nothing is damaged; nothing was changed.\n",
+    )
+    run = place / "runs" / good
+    result = (run / "result.json").read_bytes()
+    record = run / "commits" / "00000001.json"
+    record.write_bytes(record.read_bytes()[:-20])
+    waiting = invoke("repair", good, "--no-resume")
+    assert waiting.exit_code == 75
+    for part in ("1 problems found", "commits/00000001.json is damaged", "files were set aside", "batchmill resume"):
+        assert part in waiting.stdout
+    assert invoke("resume", good).exit_code == 0
+    (run / "_SUCCESS").write_bytes(b"")
+    done = invoke("repair", good, "--json", "--nproc", "1")
+    shown = json.loads(done.stdout)
+    assert (done.exit_code, shown["complete"], shown["set_aside"]) == (0, True, ["_SUCCESS", "result.json"])
+    assert (run / "result.json").read_bytes() == result
+    (run / "_SUCCESS").write_bytes(b"")
+    assert "Repaired: 0 chunks were computed again, and everything verifies." in invoke("repair", good).stdout
+
+
+def test_damage_met_by_other_verbs_is_told_with_what_to_do(invoke: Invoke, good: str, place: Path) -> None:
+    result = place / "runs" / good / "result.json"
+    before = result.read_bytes()
+    result.write_bytes(before[:-2])
+    try:
+        done = invoke("resume", good)
+        assert done.exit_code == 65
+        assert "`batchmill repair RUN` sets it aside and computes it again" in done.stderr
+    finally:
+        result.write_bytes(before)
+
+
 class TestLocate:
-    @pytest.mark.parametrize("verb", ["show", "verify", "resume"])
+    @pytest.mark.parametrize("verb", ["show", "verify", "repair", "resume"])
     def test_a_misspelt_id(self, invoke: Invoke, good: str, verb: str) -> None:
         done = invoke(verb, "spoil-Flase")
         assert done.exit_code == 2

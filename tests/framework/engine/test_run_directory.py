@@ -102,7 +102,7 @@ def test_a_later_format_is_refused(storage):
 
 def test_a_sealed_document_that_is_no_manifest_is_refused(storage):
     storage.put(MANIFEST, seal({"something": "else"}))
-    with pytest.raises(CorruptRunError, match="has format None"):
+    with pytest.raises(CorruptRunError, match="is damaged: it is another document, without format"):
         open_existing(storage)
 
 
