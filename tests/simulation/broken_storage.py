@@ -19,7 +19,7 @@ _real_put, _real_put_if_absent = LocalStorage.put, LocalStorage.put_if_absent
 _real_objects_put, _real_objects_put_if_absent = ObjectStorage.put, ObjectStorage.put_if_absent
 
 
-def nothing(*arguments: Any) -> None:
+def nothing(*arguments: Any, **named: Any) -> None:
     """Do nothing at all."""
 
 
@@ -83,6 +83,28 @@ def locked_put_if_absent(self: LocalStorage, path: str, data: bytes) -> bool:
         _real_put(self, path, data)
         return True
     return _real_put_if_absent(self, path, data)
+
+
+def create_in_place(self: LocalStorage, path: str, data: bytes) -> bool:
+    """Create records under their final name, and then write them piece by piece."""
+    if not path.startswith("commits/"):
+        return _real_put_if_absent(self, path, data)
+    with posix.as_storage_error("create", path):
+        target = self._locate(path)
+        self._prepare_folder(os.path.dirname(target))
+        try:
+            _write(target, data, os.O_CREAT | os.O_EXCL, synced=True)
+        except FileExistsError:
+            return False
+        posix.sync_folder(os.path.dirname(target))
+        return True
+
+
+def write_shared_temporary(folder: str, data: bytes) -> str:
+    """Write under a temporary name that is the same for everyone."""
+    path = f"{folder}/.{'0' * 32}.tmp"
+    _write(path, data, os.O_CREAT | os.O_TRUNC, synced=True)
+    return path
 
 
 def put_in_place(self: LocalStorage, path: str, data: bytes) -> None:

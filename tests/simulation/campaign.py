@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 
 from .faults import CLASSES
-from .mutants import MUTANTS, Mutant, find_mutant
+from .mutant import Mutant
+from .mutants import MUTANTS, find_mutant
 from .patches import simulated_surroundings
 from .schedule import Outcome, run_schedule
 

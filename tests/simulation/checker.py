@@ -43,13 +43,13 @@ def check_wreck(files: Snapshot, workload: Workload) -> dict[int, dict[str, Any]
     if "run.json" not in files:
         _require(not committed and "result.json" not in files, "I1: there are records, but no run.json")
         return {}
-    manifest = _sealed(files, "run.json")
+    manifest = unseal(files["run.json"], "run.json")
     known = (manifest["samples"], manifest["batch_size"], manifest["chunk_batches"])
     planned = (workload.samples, workload.batch_size, workload.chunk_batches)
     _require(known == planned, f"I4: run.json froze {known} instead of {planned}")
     records = {}
     for path in committed:
-        record = _sealed(files, path)
+        record = unseal(files[path], path)
         chunk = record["chunk"]
         _require(path == f"commits/{chunk:08d}.json", f"I2: {path} is the record of chunk {chunk}")
         _check_record(files, record, workload)
@@ -63,11 +63,14 @@ def check_wreck(files: Snapshot, workload: Workload) -> dict[int, dict[str, Any]
     return records
 
 
-def check_complete(files: Snapshot, workload: Workload, reference: bytes | None, ledger: Ledger) -> bytes:
-    """Check a finished run.
+def check_complete(
+    files: Snapshot, records: Mapping[int, dict[str, Any]], workload: Workload, reference: bytes | None, ledger: Ledger
+) -> bytes:
+    """Check a finished run, of which ``check_wreck`` found nothing to say.
 
     Args:
         files: The run's files by relative path.
+        records: Its records by chunk, from ``check_wreck``.
         workload: What was to be computed.
         reference: ``result.json`` of an undisturbed run of the same workload, if it is deterministic.
         ledger: What the tracker was told.
@@ -78,10 +81,9 @@ def check_complete(files: Snapshot, workload: Workload, reference: bytes | None,
     Raises:
         ViolationError: Something does not hold.
     """
-    records = check_wreck(files, workload)
     _require(sorted(records) == list(range(len(grid(workload)))), f"I1: chunks {sorted(records)} are committed")
     _require("result.json" in files and "_SUCCESS" in files, "I1: result.json or _SUCCESS is missing")
-    result = _sealed(files, "result.json")
+    result = unseal(files["result.json"], "result.json")
     ordered = [records[chunk] for chunk in sorted(records)]
 
     rows = [row for record in ordered for part in record["parts"] for row in _rows(files, part)]
@@ -147,7 +149,9 @@ def _check_one_attempt(files: Snapshot, record: dict[str, Any], rows: list[dict[
     chunk = record["chunk"]
     marks = _marks(rows, workload)
     partials = (
-        record["partials"] if "partials" in record else _sealed(files, record["partials_file"]["name"])["partials"]
+        record["partials"]
+        if "partials" in record
+        else unseal(files[record["partials_file"]["name"]], record["partials_file"]["name"])["partials"]
     )
     _require(partials["marks"] == marks, f"I3: partials of chunk {chunk} are of {partials['marks']}, its rows {marks}")
     _require(partials["total"] == sum(row["_index"] for row in rows), f"I3: chunk {chunk} has another chunk's total")
@@ -191,8 +195,13 @@ def _rows(files: Snapshot, part: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _sealed(files: Snapshot, path: str) -> dict[str, Any]:
-    document = _unsealed(files[path])
+def unseal(data: bytes, path: str) -> dict[str, Any]:
+    """Return a document that carries its own digest. Nobody changes what is returned.
+
+    Raises:
+        ViolationError: It is damaged.
+    """
+    document = _unsealed(data)
     _require(document is not None, f"I2: {path} is damaged")
     return document or {}
 

@@ -12,6 +12,7 @@ import posixpath
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,15 +35,24 @@ _CONSTANTS = (
 )
 
 
-def _kernel() -> Kernel:
-    return active().world  # type: ignore[return-value]  # local storage is used in worlds with a kernel only
+class _Status:
+    """What ``os.lstat`` returns."""
+
+    __slots__ = ("st_dev", "st_ino", "st_mode", "st_size")
+
+    def __init__(self, node: File | Folder, is_root: bool) -> None:
+        self.st_ino, self.st_dev = node.number, 0 if is_root else 1  # below the root is a mounted file system
+        if isinstance(node, File):
+            self.st_mode, self.st_size = stat.S_IFREG | 0o644, len(node.data)
+        else:
+            self.st_mode, self.st_size = stat.S_IFDIR | 0o755, 0
 
 
 class _Entry:
     """What ``os.scandir`` yields."""
 
-    def __init__(self, name: str, path: str, node: File | Folder) -> None:
-        self.name, self._path, self._node = name, path, node
+    def __init__(self, name: str, path: str, node: File | Folder, kernel: Kernel) -> None:
+        self.name, self._path, self._node, self._kernel = name, path, node, kernel
 
     def is_dir(self, follow_symlinks: bool = True) -> bool:
         return isinstance(self._node, Folder)
@@ -50,8 +60,8 @@ class _Entry:
     def is_file(self, follow_symlinks: bool = True) -> bool:
         return isinstance(self._node, File)
 
-    def stat(self, follow_symlinks: bool = True) -> Any:
-        return _lstat(self._path)
+    def stat(self, follow_symlinks: bool = True) -> _Status:
+        return _lstat(self._kernel, self._path)
 
 
 class _Scan:
@@ -70,52 +80,50 @@ class _Scan:
         return None
 
 
-def _status(node: File | Folder) -> Any:
-    mode, size = (stat.S_IFREG, len(node.data)) if isinstance(node, File) else (stat.S_IFDIR, 0)
-    device = 0 if node is _kernel().root else 1  # what lies below the root is a mounted file system
-    return SimpleNamespace(st_mode=mode | 0o644, st_size=size, st_ino=node.number, st_dev=device)
-
-
-def _lstat(path: str) -> Any:
-    node = _kernel().find(path)
+def _lstat(kernel: Kernel, path: str) -> _Status:
+    node = kernel.find(path)
     if node is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-    return _status(node)
+    return _Status(node, node is kernel.root)
 
 
-def _scandir(path: str) -> _Scan:
-    return _Scan([_Entry(name, f"{path}/{name}", node) for name, node in _kernel().entries(path)])
+# These work on texts alone, and are called with few different ones.
+_PATH = SimpleNamespace(
+    join=lru_cache(posixpath.join),
+    dirname=lru_cache(posixpath.dirname),
+    basename=lru_cache(posixpath.basename),
+    commonpath=lambda paths: _commonpath(*paths),
+    abspath=lru_cache(posixpath.normpath),
+    realpath=lru_cache(posixpath.normpath),  # there are no symbolic links, and no relative paths
+    samestat=lambda one, other: one.st_ino == other.st_ino,
+)
+# The stand-in for ``os``; the calls are those of the kernel that was mounted last.
+OS = SimpleNamespace(path=_PATH, strerror=os.strerror, **{name: getattr(os, name) for name in _CONSTANTS})
 
 
-def make_os() -> SimpleNamespace:
-    """Return the stand-in for ``os``."""
-    path = SimpleNamespace(
-        join=posixpath.join,
-        dirname=posixpath.dirname,
-        basename=posixpath.basename,
-        commonpath=posixpath.commonpath,
-        abspath=posixpath.normpath,
-        realpath=posixpath.normpath,  # there are no symbolic links, and no relative paths
-        isdir=lambda path: isinstance(_kernel().find(path), Folder),
-        samestat=lambda one, other: one.st_ino == other.st_ino,
-    )
-    return SimpleNamespace(
-        path=path,
-        open=lambda path, flags, mode=0o777: _kernel().open(path, flags, mode),
-        close=lambda descriptor: _kernel().close(descriptor),
-        write=lambda descriptor, data: _kernel().write(descriptor, data),
-        fsync=lambda descriptor: _kernel().fsync(descriptor),
-        link=lambda source, target: _kernel().link(source, target),
-        rename=lambda source, target: _kernel().rename(source, target),
-        unlink=lambda path: _kernel().unlink(path),
-        mkdir=lambda path: _kernel().mkdir(path),
-        rmdir=lambda path: _kernel().rmdir(path),
-        scandir=_scandir,
-        lstat=_lstat,
-        fstat=lambda descriptor: _status(_kernel().node_of(descriptor)),
-        strerror=os.strerror,
-        **{name: getattr(os, name) for name in _CONSTANTS},
-    )
+@lru_cache(maxsize=4096)
+def _commonpath(*paths: str) -> str:
+    return posixpath.commonpath(paths)
+
+
+def mount(kernel: Kernel) -> None:
+    """Let ``OS`` be the door to this kernel."""
+    _PATH.isdir = lambda path: isinstance(kernel.find(path), Folder)
+    for call in ("open", "close", "write", "fsync", "link", "rename", "unlink", "mkdir", "rmdir"):
+        setattr(OS, call, getattr(kernel, call))
+
+    def scandir(path: str) -> _Scan:
+        return _Scan([_Entry(name, f"{path}/{name}", node, kernel) for name, node in kernel.entries(path)])
+
+    OS.scandir = scandir
+    OS.lstat = lambda path: _lstat(kernel, path)
+    OS.fstat = lambda descriptor: _Status(kernel.node_of(descriptor), False)
+
+
+def _kernel() -> Kernel:
+    kernel = active().world
+    assert isinstance(kernel, Kernel), "local storage is used in worlds with a kernel only"
+    return kernel
 
 
 def open_descriptor(descriptor: int, mode: str, closefd: bool) -> io.BytesIO:

@@ -36,7 +36,7 @@ CLASSES: Final = (
 )  # fmt: skip
 
 # Protocols break at changes, and even more between a change and the moment when it is known to be durable.
-_CRITICAL: Final = ("link", "rename", "fsync", "create", "put", "delete")
+_CRITICAL: Final = frozenset(["link", "rename", "fsync", "create", "put", "delete"])
 _CRITICAL_FACTOR: Final = 3.0
 _HALF_DONE_FACTOR: Final = 8.0
 # Some schedules spare the rest of the run, and wait for such a moment of one kind of file.
@@ -96,28 +96,28 @@ class Faults:
         self._disk_full_calls = 0
         self._kinds, self._weights = list(profile.strikes), list(profile.strikes.values())
 
-    def strike(self, label: str, half_done: str) -> str | None:
+    def strike(self, verb: str, half_done: str) -> str | None:
         """Return the fault that strikes at a step, if any.
 
         Args:
-            label: What the process is about to do.
+            verb: What the process is about to do.
             half_done: Path of what it has changed last, if it does not know yet that it is durable; else empty.
         """
         profile = self.profile
-        if not self.active or self._strikes >= profile.most_strikes:
+        if self._strikes >= profile.most_strikes:
             return None
-        if self._rng.random() >= profile.strike_rate * self._weight(label, half_done):
+        if self._rng.random() >= profile.strike_rate * self._weight(verb, half_done):
             return None
         self._strikes += 1
         return self._rng.choices(self._kinds, self._weights)[0]
 
-    def _weight(self, label: str, half_done: str) -> float:
+    def _weight(self, verb: str, half_done: str) -> float:
         focus = self.profile.focus
         if focus:
             return _FOCUS_FACTOR if half_done.startswith(focus) else _ELSEWHERE_FACTOR
         if half_done:
             return _HALF_DONE_FACTOR
-        return _CRITICAL_FACTOR if label.startswith(_CRITICAL) else 1.0
+        return _CRITICAL_FACTOR if verb in _CRITICAL else 1.0
 
     def pause(self) -> float:
         """Return the seconds of a pause: from a hiccup to longer than anyone's patience."""
@@ -129,8 +129,6 @@ class Faults:
 
     def before_call(self, call: str, path: str) -> OSError | None:
         """Return the error that a system call fails with, without effect."""
-        if not self.active:
-            return None
         if call in ("create", "write", "link", "mkdir"):
             if self._disk_full_calls == 0 and self._rng.random() < self.profile.disk_full_rate:
                 self._disk_full_calls = self._rng.randint(1, 40)
@@ -143,7 +141,7 @@ class Faults:
 
     def after_call(self, path: str) -> OSError | None:
         """Return the error that a system call fails with although it was carried out."""
-        if self.active and self._rng.random() < self.profile.storage_rate:
+        if self._rng.random() < self.profile.storage_rate:
             return self._failed(ERROR_AFTER, errno.EIO, path)
         return None
 

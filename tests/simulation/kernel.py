@@ -10,9 +10,9 @@ from __future__ import annotations
 import errno
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 
 class SystemCalls(Protocol):
@@ -30,6 +30,9 @@ class SystemCalls(Protocol):
 
 class File:
     """A regular file: its visible contents, and those at the last ``fsync``."""
+
+    __slots__ = ("data", "number", "synced")
+    names: ClassVar[Mapping[str, Any]] = {}  # there is nothing below a file
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -167,9 +170,9 @@ class Kernel:
         """Return what is visible under an absolute path."""
         node: File | Folder | None = self.root
         for name in _names(path):
-            if not isinstance(node, Folder):
-                return None
             node = node.names.get(name)
+            if node is None:
+                return None
         return node
 
     def lose_power(self, rng: random.Random) -> None:

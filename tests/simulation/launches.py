@@ -110,7 +110,7 @@ def run_worker(
     else:
         process.ended = COMPLETE if result.complete else INCOMPLETE
         if result.complete:
-            simulation.acknowledge_result(result.metrics)
+            simulation.watcher.acknowledge_result(result.metrics)
     simulation.scheduler.note(simulation.scheduler.current, f"ENDED {process.ended} {process.error or ''}")
 
 
@@ -166,7 +166,7 @@ class Supervisor:
 
     def send(self, *message: Any) -> None:
         """Take a message from a worker."""
-        self._simulation.scheduler.step(f"tell {' '.join(map(str, message))}")
+        self._simulation.scheduler.step("tell", message)
         self._inbox.append(message)
 
     def _run(self) -> None:
@@ -189,7 +189,7 @@ class Supervisor:
             return INCOMPLETE
         if stored is None:
             return INCOMPLETE
-        self._simulation.acknowledge_result(stored["metrics"])
+        self._simulation.watcher.acknowledge_result(stored["metrics"])
         return COMPLETE
 
     def _supervise(self) -> None:

@@ -5,50 +5,30 @@ A mutant replaces functions of the engine or of first-party storage while a sche
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
-from unittest.mock import patch
 
 import batchmill_plugins.storage._local as local
 import batchmill_plugins.storage._object_store as object_store
 import batchmill_plugins.storage._posix as posix
-from batchmill.engine import claims, commit_log, committer, finish, reduction, run
+from batchmill.engine import (
+    claims,
+    commit_log,
+    committer,
+    finish,
+    reduction,
+    run,
+    run_directory,
+    sideline,
+    worker,
+)
+from batchmill.launch import chunk_board
 
-from . import broken_engine as engine
+from . import broken_commits as commits
+from . import broken_endings as endings
+from . import broken_folding as folding
 from . import broken_storage as storage
-
-Replacement = tuple[Any, str, Any]
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """One broken rule.
-
-    Attributes:
-        name: Short name for the command line.
-        rule: The rule that it breaks, in words.
-        replacements: Owner, attribute and what stands in its place.
-        harmless: Whether it breaks no rule, and must not be caught.
-        renames: Whether files have other names by it, so that results may differ from the reference in names.
-        seen_at: A seed from which on few schedules are needed to expose it; found by trial.
-    """
-
-    name: str
-    rule: str
-    replacements: tuple[Replacement, ...]
-    harmless: bool = False
-    renames: bool = False
-    seen_at: int = 0
-
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """Break the rule inside the block."""
-        with ExitStack() as stack:
-            for owner, name, value in self.replacements:
-                stack.enter_context(patch.object(owner, name, value))
-            yield
+from .mutant import Mutant, Replacement
 
 
 def _parts(path: str) -> bool:
@@ -63,6 +43,10 @@ def _ends(path: str) -> bool:
     return path in ("result.json", "_SUCCESS")
 
 
+def _manifest(path: str) -> bool:
+    return path == "run.json"
+
+
 def _local(method: str, value: Callable[..., Any]) -> Replacement:
     return (local.LocalStorage, method, value)
 
@@ -75,170 +59,211 @@ def _log(method: str, value: Callable[..., Any]) -> Replacement:
     return (commit_log.CommitLog, method, value)
 
 
+def _broken(name: str, rule: str, *replacements: Replacement, **more: Any) -> Mutant:
+    return Mutant(name, rule, replacements, **more)
+
+
 MUTANTS: tuple[Mutant, ...] = (
     # -- order and durability of what is stored
-    Mutant(
-        "record-first", "stage parts and files before the record names them", (_log("commit", engine.record_first),)
-    ),
-    Mutant(
+    _broken("record-first", "stage parts and files before the record names them", _log("commit", commits.record_first)),
+    _broken(
         "shared-part",
         "a part has a name of its own and appears at once",
-        (_log("_stage", engine.stage_under_shared_name), _local("put", storage.put_in_place)),
+        _log("_stage", commits.stage_under_shared_name),
+        _local("put", storage.put_in_place),
         renames=True,
     ),
-    Mutant("part-contents", "fsync a part's contents", (_local("put", storage.put(_parts, contents=False)),)),
-    Mutant("part-name", "fsync a part's folder", (_local("put", storage.put(_parts, name=False)),)),
-    Mutant(
+    _broken("part-contents", "fsync a part's contents", _local("put", storage.put(_parts, contents=False))),
+    _broken("part-name", "fsync a part's folder", _local("put", storage.put(_parts, name=False))),
+    _broken(
         "record-contents",
         "fsync a record's contents",
-        (_local("put_if_absent", storage.put_if_absent(_records, contents=False)),),
+        _local("put_if_absent", storage.put_if_absent(_records, contents=False)),
     ),
-    Mutant(
+    _broken(
         "record-name",
         "fsync the folder of records before a record is announced",
-        (_local("put_if_absent", storage.put_if_absent(_records, name=False)),),
+        _local("put_if_absent", storage.put_if_absent(_records, name=False)),
     ),
-    Mutant(
+    _broken(
+        "record-in-place",
+        "write a record whole before it has its name",
+        _local("put_if_absent", storage.create_in_place),
+    ),
+    _broken(
+        "shared-temporary",
+        "each write has a temporary file of its own",
+        (posix, "write_temporary", storage.write_shared_temporary),
+    ),
+    _broken(
+        "manifest-contents",
+        "fsync the contents of run.json",
+        _local("put_if_absent", storage.put_if_absent(_manifest, contents=False)),
+    ),
+    _broken(
+        "result-contents",
+        "fsync the contents of result.json",
+        _local("put_if_absent", storage.put_if_absent(_ends, contents=False)),
+    ),
+    _broken(
         "result-name",
         "fsync the folder of result.json before exit code 0",
-        (_local("put_if_absent", storage.put_if_absent(_ends, name=False)),),
+        _local("put_if_absent", storage.put_if_absent(_ends, name=False)),
     ),
-    Mutant(
-        "folder-names",
-        "fsync the folders that hold new folders",
-        ((posix, "make_folder_durable", storage.make_folder),),
+    _broken(
+        "folder-names", "fsync the folders that hold new folders", (posix, "make_folder_durable", storage.make_folder)
     ),
-    Mutant(
-        "path-names", "fsync the path above a run that others made", ((posix, "make_path_durable", storage.nothing),)
-    ),
+    _broken("path-names", "fsync the path above a run that others made", (posix, "make_path_durable", storage.nothing)),
     # -- one winner, and everyone knows who
-    Mutant(
+    _broken(
         "overwriting-record",
         "create a record exclusively, by link or If-None-Match",
-        (
-            _local("put_if_absent", storage.put_if_absent(_records, publish=storage.by_rename)),
-            _objects("put_if_absent", storage.overwriting_objects(_records)),
-        ),
+        _local("put_if_absent", storage.put_if_absent(_records, publish=storage.by_rename)),
+        _objects("put_if_absent", storage.overwriting_objects(_records)),
     ),
-    Mutant(
+    _broken(
         "check-then-write",
         "create a record in one step, not by looking first",
-        (
-            _local("put_if_absent", storage.put_if_absent(_records, publish=storage.by_checked_rename)),
-            _objects("put_if_absent", storage.checked_objects(_records)),
-        ),
+        _local("put_if_absent", storage.put_if_absent(_records, publish=storage.by_checked_rename)),
+        _objects("put_if_absent", storage.checked_objects(_records)),
     ),
-    Mutant(
+    _broken(
         "lock-instead",
         "never trust the lock: it may be held twice, or by a zombie",
-        (
-            _local("put_if_absent", storage.locked_put_if_absent),
-            _objects("put_if_absent", storage.overwriting_objects(_records)),
-        ),
+        _local("put_if_absent", storage.locked_put_if_absent),
+        _objects("put_if_absent", storage.overwriting_objects(_records)),
     ),
-    Mutant(
+    _broken(
         "unclear-is-lost",
         "settle an unclear answer by reading back: it may be won",
-        (_log("commit", engine.unclear_is_lost),),
+        _log("commit", commits.unclear_is_lost),
     ),
-    Mutant(
+    _broken(
         "unclear-is-won",
         "settle an unclear answer by reading back: it may be lost",
-        (_log("_create", engine.unclear_is_won),),
+        _log("_create", commits.unclear_is_won),
     ),
-    Mutant("unclear-anew", "retry an unclear answer with the same attempt", (_log("commit", engine.unclear_anew),)),
-    Mutant("no-read-back", "'there already' may be one's own echo", (_log("commit", engine.no_read_back),)),
-    Mutant(
-        "read-back-unsynced",
-        "make a record found by reading back durable",
-        (_log("_create", engine.unsynced_read_back),),
+    _broken("unclear-anew", "retry an unclear answer with the same attempt", _log("commit", commits.unclear_anew)),
+    _broken("no-read-back", "'there already' may be one's own echo", _log("commit", commits.no_read_back)),
+    _broken(
+        "read-back-unsynced", "make a record found by reading back durable", _log("_create", commits.unsynced_read_back)
     ),
-    Mutant("same-attempt-id", "each attempt has an id of its own", ((committer, "secrets", engine.same_attempt_ids),)),
-    Mutant(
-        "loser-deletes", "a loser deletes only what the winner does not name", (_log("commit", engine.loser_deletes),)
+    _broken("same-attempt-id", "each attempt has an id of its own", (committer, "secrets", commits.same_attempt_ids)),
+    _broken(
+        "loser-deletes", "a loser deletes only what the winner does not name", _log("commit", commits.loser_deletes)
     ),
-    Mutant(
-        "announced-early",
-        "announce a chunk after its record",
-        ((committer.Committer, "_commit", engine.announce_first),),
+    _broken(
+        "announced-early", "announce a chunk after its record", (committer.Committer, "_commit", commits.announce_first)
     ),
-    Mutant("wrong-range", "a record covers its chunk of the grid", (_log("_record_bytes", engine.wrong_range),)),
+    _broken("wrong-range", "a record covers its chunk of the grid", _log("_record_bytes", commits.wrong_range)),
     # -- garbage
-    Mutant("garbage-at-start", "collect no garbage while workers live", ((run, "_work", engine.garbage_at_start),)),
-    Mutant(
+    _broken("garbage-at-start", "collect no garbage while workers live", (run, "_work", folding.garbage_at_start)),
+    _broken(
         "garbage-before-result",
         "collect garbage after the result",
-        ((claims.Takeover, "look", engine.garbage_while_waiting),),
+        (claims.Takeover, "look", folding.garbage_while_waiting),
     ),
-    Mutant(
-        "sidecar-is-garbage",
-        "a record's partials file is no garbage",
-        ((finish, "named_paths", engine.without_sidecar),),
+    _broken(
+        "sidecar-is-garbage", "a record's partials file is no garbage", (finish, "named_paths", folding.without_sidecar)
     ),
     # -- metrics
-    Mutant(
+    _broken(
         "metrics-in-memory",
         "fold what the records hold",
-        (
-            (reduction.ReducerSet, "take_partials", engine.remember_partials),
-            (reduction.ReducerSet, "fold", engine.fold_from_memory),
-        ),
+        (reduction.ReducerSet, "take_partials", folding.remember_partials),
+        (reduction.ReducerSet, "fold", folding.fold_from_memory),
     ),
-    Mutant("arrival-order", "fold in chunk order", ((reduction.ReducerSet, "fold", engine.fold_as_they_came),)),
-    Mutant(
+    _broken("arrival-order", "fold in chunk order", (reduction.ReducerSet, "fold", folding.fold_as_they_came)),
+    _broken(
         "leaking-partials",
         "reset reducers after each chunk",
-        ((reduction.ReducerSet, "take_partials", engine.leaking_partials),),
+        (reduction.ReducerSet, "take_partials", folding.leaking_partials),
+    ),
+    _broken(
+        "report-early",
+        "report metrics of a chunk after its commit",
+        (sideline.Sideline, "report", folding.report_early),
+    ),
+    _broken(
+        "reports-not-restored",
+        "whoever folds makes good the reports of workers that died",
+        (finish, "_fold", folding.fold_without_reports),
     ),
     # -- the end of a run
-    Mutant("unsynced-finish", "fsync all records before the result", ((run, "finish_run", engine.finish(sync=False)),)),
-    Mutant(
-        "overwriting-result", "create the result exclusively", ((run, "finish_run", engine.finish(overwrite=True)),)
+    _broken(
+        "unsynced-finish",
+        "fsync all records before the result",
+        (run, "finish_run", endings.finish_run_otherwise(sync=False)),
     ),
-    Mutant(
-        "success-first", "write _SUCCESS after the result", ((run, "finish_run", engine.finish(success_first=True)),)
+    _broken(
+        "overwriting-result",
+        "create the result exclusively",
+        (run, "finish_run", endings.finish_run_otherwise(overwrite=True)),
     ),
-    Mutant(
-        "no-result", "end with code 0 after the result is stored", ((run, "finish_run", engine.finish(store=False)),)
+    _broken(
+        "success-first",
+        "write _SUCCESS after the result",
+        (run, "finish_run", endings.finish_run_otherwise(success_first=True)),
     ),
-    Mutant(
+    _broken(
+        "no-result",
+        "end with code 0 after the result is stored",
+        (run, "finish_run", endings.finish_run_otherwise(store=False)),
+    ),
+    _broken(
         "visible-result",
         "end with code 0 after the result is durable",
-        ((finish, "confirmed_result", engine.visible_result), (run, "confirmed_result", engine.visible_result)),
+        (finish, "confirmed_result", endings.visible_result),
+        (run, "confirmed_result", endings.visible_result),
     ),
-    Mutant(
+    _broken("unsettled-resume", "a resume settles a result that has no _SUCCESS", (run, "settle_run", storage.nothing)),
+    _broken(
+        "stopped-is-complete",
+        "a worker that was stopped does not say complete",
+        (worker.Worker, "work", endings.stopped_is_complete),
+        (finish, "read_records", endings.read_what_is_there),
+    ),
+    _broken(
         "own-chunks-only",
         "finish when all chunks are committed, not only one's own",
-        ((claims.Takeover, "look", engine.look_at_own_chunks), (finish, "read_records", engine.read_what_is_there)),
+        (claims.Takeover, "look", endings.look_at_own_chunks),
+        (finish, "read_records", endings.read_what_is_there),
     ),
-    Mutant(
+    _broken(
         "manifest-overwritten",
         "run.json is frozen by whoever comes first",
-        (
-            _local("put_if_absent", storage.put_if_absent(lambda path: path == "run.json", publish=storage.by_rename)),
-            _objects("put_if_absent", storage.overwriting_objects(lambda path: path == "run.json")),
-        ),
+        _local("put_if_absent", storage.put_if_absent(_manifest, publish=storage.by_rename)),
+        _objects("put_if_absent", storage.overwriting_objects(_manifest)),
     ),
     # -- resume
-    Mutant(
+    _broken(
         "counter-resume",
         "resume from the set of records, not from a counter per rank",
-        (
-            (claims, "_still_missing", engine.after_counter),
-            (claims.Takeover, "look", engine.look_at_barrier),
-            (finish, "read_records", engine.read_what_is_there),
-        ),
+        (claims, "_still_missing", endings.after_counter),
+        (claims.Takeover, "look", endings.look_at_barrier),
+        (finish, "read_records", endings.read_what_is_there),
     ),
-    Mutant(
+    _broken(
         "no-takeover",
         "take over the chunks of workers that have gone",
-        ((claims.Takeover, "_choose", engine.choose_nothing),),
+        (claims.Takeover, "_choose", endings.choose_nothing),
+    ),
+    _broken(
+        "chunks-not-given-back",
+        "the chunks of a worker that died go back to the queue",
+        (chunk_board.ChunkBoard, "leave", endings.keep_chunks),
+    ),
+    _broken(
+        "fingerprint-ignored",
+        "refuse to resume with other settings",
+        (run_directory, "check_fingerprint", storage.nothing),
     ),
     # -- what must not be caught
-    Mutant(
+    _broken(
         "torn-garbage",
         "none: a torn part that no record names is garbage",
-        (_local("put", storage.put_after_torn_part), _objects("put", storage.put_objects_after_torn_part)),
+        _local("put", storage.put_after_torn_part),
+        _objects("put", storage.put_objects_after_torn_part),
         harmless=True,
     ),
 )

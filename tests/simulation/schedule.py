@@ -7,12 +7,13 @@ from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 from . import faults
 from .checker import ViolationError, check_complete, check_wreck
 from .faults import FaultProfile
 from .launches import COMPLETE, INCOMPLETE, Launch
-from .mutants import Mutant
+from .mutant import Mutant
 from .object_server import ObjectServer
 from .patches import set_inline_limit
 from .reading import check_reading
@@ -77,19 +78,19 @@ class _Schedule:
 
     def run(self) -> Outcome:
         simulation, outcome = self._simulation, self._outcome
-        activate(simulation)
+        simulation.activate()
         set_inline_limit(64 if simulation.workload.sidecar else 256 * 1024)
         try:
             self._run_phases()
         except ViolationError as error:
-            simulation.violate(str(error))
+            simulation.watcher.violate(str(error))
         finally:
             for process in simulation.scheduler.processes:
                 simulation.scheduler.kill(process)
             simulation.scheduler.failure = None
             simulation.scheduler.run(10**9)
             activate(None)
-        outcome.violations, outcome.steps = simulation.violations, simulation.scheduler.steps
+        outcome.violations, outcome.steps = simulation.watcher.violations, simulation.scheduler.steps
         outcome.injected = simulation.faults.injected
         return outcome
 
@@ -115,7 +116,7 @@ class _Schedule:
         """Launch, and launch again, while faults strike."""
         simulation, rng = self._simulation, self._rng
         scheduler, injected = simulation.scheduler, simulation.faults.injected
-        simulation.faults.active = True
+        simulation.begin_faults()
         self._start(self._launches[0])
         for before, launch, double in zip(self._launches, self._launches[1:], self._double, strict=False):
             at = scheduler.steps + int(10 ** rng.uniform(0.5, 2.7)) if double else FAULTY_STEPS
@@ -131,7 +132,7 @@ class _Schedule:
                 self._start(Launch(launch.number + 50, "stranger", 1, True), _STRANGER_ENDINGS)
             self._start(launch)
         scheduler.run(FAULTY_STEPS)
-        simulation.faults.active = False
+        simulation.end_faults()
         if rng.random() < 0.4:
             for process in scheduler.processes:
                 if rng.random() < 0.7:
@@ -185,33 +186,39 @@ class _Schedule:
             if process.ended is not None and process.ended not in allowed:
                 raise ViolationError(f"I6: {process.name} ended with {process.ended}: {process.error}")
 
-    def _check_wreck(self, when: str) -> None:
+    def _check_wreck(self, when: str) -> dict[int, dict[str, Any]]:
+        """Check what is visible, and what a power loss would leave of it; return the visible records."""
         simulation = self._simulation
-        for name, files in (("", simulation.visible()), ("durable part of ", simulation.durable())):
+        visible, durable = simulation.visible(), simulation.durable()
+        found: dict[int, dict[str, Any]] = {}
+        for name, files in (("durable part of ", durable), ("", visible)):
+            if files is durable and durable == visible:
+                continue
             try:
-                records = check_wreck(files, simulation.workload)
+                found = records = check_wreck(files, simulation.workload)
             except ViolationError as error:
                 raise ViolationError(f"{error} ({name}{when})") from error
-            for chunk, record in simulation.acknowledged.items():
+            for chunk, record in simulation.watcher.acknowledged.items():
                 if records.get(chunk) != record:
                     how = "changed" if chunk in records else "vanished"
                     raise ViolationError(f"I4: the announced record of chunk {chunk} {how} ({name}{when})")
-            known = simulation.acknowledged_result
+            known = simulation.watcher.acknowledged_result
             if known is not None and files.get("result.json") != known:
                 raise ViolationError(f"I4: the acknowledged result changed or vanished ({name}{when})")
+        return found
 
     def _check_finished(self, when: str) -> None:
         simulation = self._simulation
         self._stop_if_violated()
-        self._check_wreck(when)
+        records = self._check_wreck(when)
         try:
-            check_complete(simulation.visible(), simulation.workload, self._reference, simulation.ledger)
+            check_complete(simulation.visible(), records, simulation.workload, self._reference, simulation.ledger)
         except ViolationError as error:
             raise ViolationError(f"{error} ({when})") from error
 
     def _stop_if_violated(self) -> None:
-        if self._simulation.violations:
-            raise ViolationError(self._simulation.violations.pop())
+        if self._simulation.watcher.violations:
+            raise ViolationError(self._simulation.watcher.violations.pop())
 
     def _note(self, *values: object) -> None:
         self._simulation.scheduler.note(None, " ".join(map(str, values)))
@@ -221,8 +228,9 @@ class _Schedule:
 def reference_result(workload: Workload) -> bytes:
     """Return ``result.json`` of an undisturbed run of one worker."""
     simulation = Simulation(0, workload, True, _QUIET, None)
-    activate(simulation)
+    simulation.activate()
     set_inline_limit(64 if workload.sidecar else 256 * 1024)
     Launch(0, "alone", 1, False).start(simulation)
     simulation.scheduler.run(10**9)
-    return check_complete(simulation.visible(), workload, None, simulation.ledger)
+    files = simulation.visible()
+    return check_complete(files, check_wreck(files, workload), workload, None, simulation.ledger)

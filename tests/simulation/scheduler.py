@@ -123,7 +123,7 @@ class Scheduler:
         self.steps = 0
         self.break_at = 0
         self.current: Task | None = None
-        self.disturb: Callable[[Task, str], None] = lambda task, label: None
+        self.disturb: Callable[[Task, str], None] | None = None
         self._tasks: list[Task] = []
         self._dying: list[Task] = []
         self._gate = threading.Lock()
@@ -160,25 +160,33 @@ class Scheduler:
             raise self.failure
         return self.steps >= self.break_at
 
-    def step(self, label: str) -> None:
-        """Mark a point where others may come first, or a fault may strike. Outside of tasks nothing happens."""
+    def step(self, verb: str, what: object = "") -> None:
+        """Mark a point where others may come first, or a fault may strike. Outside of tasks nothing happens.
+
+        Args:
+            verb: What the task is about to do.
+            what: To what; put into words for the trace only.
+        """
         task = self.current
         if task is None:
             return
-        if task.process.dead:
+        process = task.process
+        if process.dead:
             raise Killed
         self.steps += 1
         self.now += self._tick
-        self.note(task, label)
-        self.disturb(task, label)
-        if task.process.dead:
-            raise Killed
+        if self.trace is not None:
+            self.note(task, f"{verb} {what}")
+        if self.disturb is not None:
+            self.disturb(task, verb)
+            if process.dead:
+                raise Killed
         if self.steps >= self.break_at:
             self._back_to_driver(task)
-        elif task.process.paused_until > self.now or self._rng.random() < self._switching:
+        elif process.paused_until > self.now or self._rng.random() < self._switching:
             self._yield(task)
 
-    def sleep(self, seconds: float, label: str = "sleep") -> None:
+    def sleep(self, seconds: float, verb: str = "sleep") -> None:
         """Let the current task wait for simulated seconds."""
         task = self.current
         if task is None:
@@ -187,15 +195,15 @@ class Scheduler:
         if task.process.dead:
             raise Killed
         task.wake = self.now + seconds
-        self.step(f"{label} {seconds:.3g}")
+        self.step(verb, seconds)
         if task.wake > self.now:
             self._yield(task)
 
-    def wait(self, condition: Callable[[], bool], label: str, seconds: float = math.inf) -> None:
+    def wait(self, condition: Callable[[], bool], verb: str, seconds: float = math.inf) -> None:
         """Let the current task wait until a condition holds, or for so many seconds."""
         task = self.current
         assert task is not None, "only tasks can wait"
-        self.step(label)
+        self.step(verb)
         if condition():
             return
         task.condition, task.deadline = condition, self.now + seconds
@@ -218,10 +226,6 @@ class Scheduler:
         if self.trace is not None:
             who = f"{task.process.name}/{task.name}" if task is not None else "-"
             self.trace.append(f"{self.steps:5d} {self.now:10.4f} {who:<22} {text}")
-
-    def blocked(self) -> list[Task]:
-        """Return the live tasks that wait for something other than time."""
-        return [t for t in self._tasks if not t.done and not t.process.dead and t.condition is not None]
 
     def _run_task(self, task: Task) -> Callable[[], None]:
         task.started = True

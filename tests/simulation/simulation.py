@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import random
-import re
 from datetime import UTC, datetime, timedelta, tzinfo
-from typing import Any
 
 from batchmill_plugins.storage._local import LocalStorage
 from batchmill_plugins.storage._object_store import ObjectStorage
 
 from . import faults
 from .checker import Snapshot
+from .fake_os import mount
 from .faults import FaultProfile, Faults
 from .kernel import File, Kernel
 from .object_server import ObjectServer
+from .runtime import activate
 from .scheduler import Killed, KilledInFlight, Process, Scheduler, Task
+from .watcher import Watcher
 from .workload import RUN_ID, Ledger, Workload
 
 OUTPUT = "/disk/out/runs"  # below a folder that is there already; the others are for the run to make
-_WRITE_ONCE = re.compile(r"commits/[0-9]+\.json|run\.json|result\.json|_SUCCESS")
 
 
 class Simulation:
@@ -48,14 +46,10 @@ class Simulation:
             tick=self.rng.choice((1e-4, 1e-3, 1e-2, 0.1)),
             trace=trace,
         )
-        self.scheduler.disturb = self._disturb
         self.ledger = Ledger()
         self.locks: dict[str, Process] = {}
         self.locks_broken = self.rng.random() < 0.2
-        self.violations: list[str] = []
-        self.acknowledged: dict[int, Any] = {}
-        self.acknowledged_result: bytes | None = None
-        self.arrivals: list[int] = []
+        self.watcher = Watcher(self._contents, self._note)
         self._tokens = self._marks = 0
         self._compute = 10 ** self.rng.uniform(-3, 0.5)
         self.world: Kernel | ObjectServer
@@ -65,6 +59,12 @@ class Simulation:
             self.world = Kernel(self, self._changed, hard_links=self.rng.random() < 0.9)
             self.world.mkdir("/disk")
             self.world.root.sync()
+
+    def activate(self) -> None:
+        """Let the stand-ins that the code under test calls be those of this simulation."""
+        activate(self)
+        if isinstance(self.world, Kernel):
+            mount(self.world)
 
     # -- what the code under test is given in place of the outside world
 
@@ -92,9 +92,9 @@ class Simulation:
 
     # -- what the job does
 
-    def compute(self, batch_idx: int) -> None:
+    def compute(self) -> None:
         """Take the time that a batch takes."""
-        self.scheduler.sleep(self._compute * self.rng.uniform(0.5, 2), f"process batch {batch_idx}, computing")
+        self.scheduler.sleep(self._compute * self.rng.uniform(0.5, 2), "compute")
 
     def new_mark(self, batch_idx: int) -> str:
         """Return a mark that no other attempt has."""
@@ -111,9 +111,8 @@ class Simulation:
 
     def enter(self, call: str, path: str) -> None:
         """See ``SystemCalls.enter``."""
-        self.scheduler.step(f"{call} {path}")
-        error = self.faults.before_call(call, path)
-        if error is not None:
+        self.scheduler.step(call, path)
+        if self.faults.active and (error := self.faults.before_call(call, path)) is not None:
             self._note(f"  fails: {error}")
             raise error
 
@@ -121,8 +120,7 @@ class Simulation:
         """See ``SystemCalls.leave``."""
         if call == "fsync" and not path.endswith(".tmp") and self.scheduler.current is not None:
             self.scheduler.current.process.half_done = ""
-        error = self.faults.after_call(path)
-        if error is not None:
+        if self.faults.active and (error := self.faults.after_call(path)) is not None:
             self._note(f"  was done, but fails: {error}")
             raise error
 
@@ -136,7 +134,7 @@ class Simulation:
         if task is not None and task.process.dead:
             raise Killed
         try:
-            self.scheduler.step(f"{verb} {path}")
+            self.scheduler.step(verb, path)
         except Killed:
             raise KilledInFlight from None
         fate = self.faults.request_fate(verb)
@@ -146,44 +144,11 @@ class Simulation:
 
     def answer(self, verb: str, path: str) -> None:
         """See ``Requests.answer``."""
-        self.scheduler.step(f"answer to {verb} {path}")
+        self.scheduler.step("await answer", path)
         if self.scheduler.current is not None:
             self.scheduler.current.process.half_done = ""
 
-    # -- what must never happen
-
-    def acknowledge(self, chunk: int, record: Any) -> None:
-        """Note that the engine told others that a chunk has this record; from now on it may not change or vanish."""
-        if self.acknowledged.setdefault(chunk, record) != record:
-            self.violate(f"I4: chunk {chunk} was announced as committed with two different records")
-        elif self._contents(f"commits/{chunk:08d}.json", durable=True) is None:
-            self.violate(f"I4: chunk {chunk} was announced while a power loss could still take its record away")
-
-    def acknowledge_result(self, metrics: Any) -> None:
-        """Note that a process ended with exit code 0; from now on the result may not change or vanish.
-
-        Args:
-            metrics: Those of the result that it returned.
-        """
-        data = self.visible().get("result.json")
-        durable = self.durable()
-        if data is None:
-            self.violate("I6: a process ended with exit code 0, but there is no result.json")
-        elif json.loads(data)["metrics"] != metrics:
-            self.violate("I3: a process returned other metrics than those of result.json")
-        elif data != durable.get("result.json") or "_SUCCESS" not in durable:
-            self.violate(
-                "I6: a process ended with exit code 0, but a power loss could take result.json or _SUCCESS away"
-            )
-        elif self.acknowledged_result is None:
-            self.acknowledged_result = data
-        elif self.acknowledged_result != data:
-            self.violate("I4: result.json changed after a worker had ended with exit code 0")
-
-    def violate(self, what: str) -> None:
-        """Note a violation."""
-        self._note(f"VIOLATION {what}")
-        self.violations.append(what)
+    # -- what lies in storage
 
     def visible(self) -> Snapshot:
         """Return the run's files as processes see them."""
@@ -201,33 +166,24 @@ class Simulation:
         inside = path if self.objects else path.removeprefix(f"{OUTPUT}/{RUN_ID}/")
         if new is not None and not path.endswith(".tmp") and self.scheduler.current is not None:
             self.scheduler.current.process.half_done = inside
-        if not _WRITE_ONCE.fullmatch(inside):
-            return
-        if old is not None:
-            self.violate(f"I4: {inside} was {'removed' if new is None else 'overwritten'}")
-        elif inside == "result.json":
-            for chunk in self.arrivals:
-                if self._contents(f"commits/{chunk:08d}.json", durable=True) is None:
-                    self.violate(f"I1: result.json appeared before the record of chunk {chunk} was there for good")
-        elif inside.startswith("commits/"):
-            self.arrivals.append(int(inside[8:-5]))
-            self._check_named(inside, new.data if isinstance(new, File) else new)
+        self.watcher.changed(
+            inside, old, new.data if isinstance(new, File) else new if isinstance(new, bytes) else None
+        )
 
-    def _check_named(self, path: str, data: Any) -> None:
-        """Check, at the moment when a record appears, that all it names is there and cannot be lost any more."""
-        record = json.loads(data)
-        sidecar = [record["partials_file"]] if "partials_file" in record else []
-        for named in (*record["parts"], *record["files"], *sidecar):
-            for contents in (self._contents(named["name"], durable=False), self._contents(named["name"], durable=True)):
-                if contents is None or hashlib.sha256(contents).hexdigest() != named["sha256"]:
-                    self.violate(f"I2: {path} appeared before {named['name']} was there for good")
-
-    def _contents(self, path: str, *, durable: bool) -> bytes | None:
+    def _contents(self, path: str, durable: bool) -> bytes | None:
         if isinstance(self.world, ObjectServer):
             return self.world.objects.get(path)
         return self.world.contents(f"{OUTPUT}/{RUN_ID}/{path}", durable)
 
     # -- faults
+
+    def begin_faults(self) -> None:
+        """Let faults strike from now on."""
+        self.faults.active, self.scheduler.disturb = True, self._disturb
+
+    def end_faults(self) -> None:
+        """Let no more faults strike."""
+        self.faults.active, self.scheduler.disturb = False, None
 
     def lose_power(self) -> None:
         """Kill everything and forget what was not durable."""
@@ -250,8 +206,8 @@ class Simulation:
     def _note(self, text: str) -> None:
         self.scheduler.note(self.scheduler.current, text)
 
-    def _disturb(self, task: Task, label: str) -> None:
-        kind = self.faults.strike(label, task.process.half_done)
+    def _disturb(self, task: Task, verb: str) -> None:
+        kind = self.faults.strike(verb, task.process.half_done)
         if kind is None:
             return
         here, living = task.process, [process for process in self.scheduler.processes if process.alive]

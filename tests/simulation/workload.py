@@ -141,7 +141,7 @@ class Marking(batchmill.TorchBatchProcessor):
 
     def process_batch(self, batch: list[int], batch_idx: int) -> dict[str, list[Any]]:
         simulation = active()
-        simulation.compute(batch_idx)
+        simulation.compute()
         mark = f"b{batch_idx}" if simulation.workload.deterministic else simulation.new_mark(batch_idx)
         values = [value_of(index) for index in batch]
         self.total.update(batch)
@@ -180,7 +180,7 @@ class Ledger:
         self.reported: dict[tuple[str, int, int], dict[str, Any]] = {}
 
     def report(self, record: MetricsRecord) -> None:
-        active().scheduler.step(f"report {record.group} {record.steps_completed}")
+        active().scheduler.step("report", record.steps_completed)
         key = (record.group, record.steps_completed, record.rank)
         known = self.reported.setdefault(key, dict(record.metrics))
         if known != record.metrics:
