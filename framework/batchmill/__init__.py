@@ -82,6 +82,7 @@ _PUBLIC = {
             "OutputError",
             "ReducerError",
             "ProcessorError",
+            "ErrorBudgetError",
             "WorkerError",
             "ModelError",
         ],
@@ -148,6 +149,7 @@ if TYPE_CHECKING:
     from batchmill.errors import CorruptRunError as CorruptRunError
     from batchmill.errors import DatasetError as DatasetError
     from batchmill.errors import DuplicateComponentError as DuplicateComponentError
+    from batchmill.errors import ErrorBudgetError as ErrorBudgetError
     from batchmill.errors import MissingHookimplError as MissingHookimplError
     from batchmill.errors import ModelError as ModelError
     from batchmill.errors import ObjectNotFoundError as ObjectNotFoundError
