@@ -75,6 +75,7 @@ _PUBLIC = {
             "ConfigMismatchError",
             "AlreadyRunningError",
             "StorageError",
+            "StorageFullError",
             "ObjectNotFoundError",
             "CorruptRunError",
             "RunNotFoundError",
@@ -159,6 +160,7 @@ if TYPE_CHECKING:
     from batchmill.errors import ReducerError as ReducerError
     from batchmill.errors import RunNotFoundError as RunNotFoundError
     from batchmill.errors import StorageError as StorageError
+    from batchmill.errors import StorageFullError as StorageFullError
     from batchmill.errors import UnknownComponentError as UnknownComponentError
     from batchmill.errors import WorkerError as WorkerError
     from batchmill.launch.environment import EnvironmentLauncher as EnvironmentLauncher

@@ -107,6 +107,10 @@ class ObjectNotFoundError(StorageError):
     """There is no object under that path."""
 
 
+class StorageFullError(StorageError):
+    """There is no space left. Worth waiting a while for, unlike other errors of a storage that works."""
+
+
 class CorruptRunError(BatchmillError):
     """A file of a run does not match its digest or its documented format."""
 

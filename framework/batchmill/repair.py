@@ -17,7 +17,8 @@ from typing import Any
 from batchmill import api
 from batchmill.contracts.storage import Storage
 from batchmill.engine.assembly import Assembler, open_storage
-from batchmill.engine.commit_log import COMMITS, FILES, PARTS, chunk_name, record_path, with_retries
+from batchmill.engine.commit_log import COMMITS, FILES, PARTS, chunk_name, record_path
+from batchmill.engine.retries import with_retries
 from batchmill.engine.run_directory import FORMAT, LINKS, LOCK, MANIFEST, REPORTS, RESULT, SUCCESS, open_existing
 from batchmill.engine.serialization import canonical_json, unseal
 from batchmill.errors import (

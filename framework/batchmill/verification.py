@@ -8,8 +8,9 @@ from functools import cached_property, partial
 from typing import Any
 
 from batchmill.contracts.writer import Writer
-from batchmill.engine.commit_log import COMMITS, record_path, with_retries
+from batchmill.engine.commit_log import COMMITS, record_path
 from batchmill.engine.finish import committed_parts
+from batchmill.engine.retries import with_retries
 from batchmill.engine.run_directory import LINKS, MANIFEST, REPORTS, RESULT, SUCCESS, RunDirectory, manifest_bytes
 from batchmill.engine.serialization import canonical_json, sha256_hex, unseal
 from batchmill.engine.sideline import read_report

@@ -12,23 +12,18 @@ deletes only what the winning record does not name.
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from batchmill.contracts.storage import Storage
+from batchmill.engine.retries import with_retries
 from batchmill.engine.serialization import canonical_json, seal, sha256_hex, unseal
 from batchmill.errors import CorruptRunError, ObjectNotFoundError, StorageError
 
 COMMITS, PARTS, FILES = "commits", "parts", "files"
 # Larger partials live in a file of their own, so that listing and reading records stays cheap.
 INLINE_PARTIALS_BYTES = 256 * 1024
-_TRIES = 6
-_FIRST_DELAY = 0.1
-
-T = TypeVar("T")
 
 
 def chunk_name(chunk: int) -> str:
@@ -272,26 +267,3 @@ def named_paths(record: Mapping[str, Any]) -> Iterable[str]:
         yield named["name"]
     if "partials_file" in record:
         yield record["partials_file"]["name"]
-
-
-def with_retries(operation: Callable[[], T], tries: int = _TRIES, sleep: Callable[[float], None] = time.sleep) -> T:
-    """Call ``operation`` until storage answers clearly, with exponential back-off and full jitter.
-
-    Args:
-        operation: A storage call that may be repeated.
-        tries: Calls at most.
-        sleep: Waits the given seconds.
-
-    Raises:
-        StorageError: The last error, after all tries. "Not found" is an answer and is raised at once.
-    """
-    for attempt in range(tries):
-        try:
-            return operation()
-        except ObjectNotFoundError:
-            raise
-        except StorageError:
-            if attempt == tries - 1:
-                raise
-            sleep(random.uniform(0, _FIRST_DELAY * 2**attempt))
-    raise AssertionError("unreachable: the loop returns or raises")

@@ -10,7 +10,8 @@ from typing import Any
 
 from batchmill.contracts.storage import Storage
 from batchmill.contracts.tracker import MetricsRecord, Tracker
-from batchmill.engine.commit_log import FILES, with_retries
+from batchmill.engine.commit_log import FILES
+from batchmill.engine.retries import with_retries
 from batchmill.engine.run_directory import LINKS, REPORTS
 from batchmill.engine.serialization import canonical_json, seal, sha256_hex, unseal
 from batchmill.errors import CorruptRunError, ModelError, OutputError

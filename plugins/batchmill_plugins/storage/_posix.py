@@ -7,19 +7,21 @@ import errno
 import fcntl
 import os
 import re
+import resource
 import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from batchmill import ObjectNotFoundError, StorageError
+from batchmill import ObjectNotFoundError, StorageError, StorageFullError
 
 _HIDDEN = re.compile(r"\.[0-9a-f]{32}\.tmp|\..+\.batchmill-lock")
 _FILE_MODE = 0o644
 # What file systems without hard links answer to link(2).
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _NO_EXCLUSIVE_RENAME = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_KEPT = "nothing that was committed is lost, and a resume goes on."
 _RENAME_NOREPLACE = 1
 _AT_FDCWD = -100
 
@@ -31,15 +33,37 @@ def is_hidden(name: str) -> bool:
 
 @contextmanager
 def as_storage_error(action: str, path: str) -> Iterator[None]:
-    """Turn an ``OSError`` inside into a ``StorageError`` that names the action, the path and the cause."""
+    """Turn an ``OSError`` inside into a ``StorageError`` that names the action, the path and the cause.
+
+    Raises:
+        StorageFullError: There is no space left on the file system, or in the quota.
+        StorageError: Anything else went wrong.
+    """
     try:
         yield
     except OSError as error:
         code = errno.errorcode.get(error.errno or 0, "unknown error")
-        hint = ""
+        told = f"Could not {action} {path}: {error.strerror or error} ({code})."
         if error.errno in _FULL:
-            hint = " Free some space or raise the quota; nothing that was committed is lost."
-        raise StorageError(f"Could not {action} {path}: {error.strerror or error} ({code}).{hint}") from error
+            raise StorageFullError(f"{told} {_free_space(path)} Free some space or raise the quota; {_KEPT}") from error
+        if error.errno == errno.EFBIG:
+            limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+            why = (
+                "" if limit == resource.RLIM_INFINITY else f" This process may write files of {limit:,} bytes at most."
+            )
+            raise StorageError(f"{told}{why} Raise the limit (ulimit -f), or choose smaller chunks; {_KEPT}") from error
+        raise StorageError(told) from error
+
+
+def _free_space(path: str) -> str:
+    folder = path
+    while not os.path.isdir(folder) and folder != os.path.dirname(folder):
+        folder = os.path.dirname(folder)
+    try:
+        found = os.statvfs(folder)
+    except OSError:  # the first error is the one to tell
+        return "How much space is free there is not known."
+    return f"{found.f_bavail * found.f_frsize:,} bytes and {found.f_favail:,} files are free there."
 
 
 @contextmanager

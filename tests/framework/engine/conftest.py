@@ -4,7 +4,7 @@ import pytest
 from hypothesis import settings
 
 from batchmill import StorageError
-from batchmill.engine import commit_log
+from batchmill.engine import retries
 from batchmill_plugins.storage._memory import MemoryStorage
 
 # How long an example takes says nothing on a machine that is shared.
@@ -76,4 +76,4 @@ def storage(new_storage):
 @pytest.fixture
 def quick_retries(monkeypatch):
     """Retries without waiting."""
-    monkeypatch.setattr(commit_log, "_FIRST_DELAY", 0.0)
+    monkeypatch.setattr(retries, "_FIRST_DELAY", 0.0)

@@ -12,7 +12,6 @@ from batchmill.engine.commit_log import (
     CommitLog,
     named_paths,
     record_path,
-    with_retries,
 )
 from batchmill.engine.serialization import seal, sha256_hex
 
@@ -248,7 +247,7 @@ def test_whatever_fails_one_attempt_wins_and_all_it_names_is_there(new_storage, 
     log = CommitLog(storage, 1)
     won, clean = 0, True
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("batchmill.engine.commit_log._FIRST_DELAY", 0.0)
+        patch.setattr("batchmill.engine.retries._FIRST_DELAY", 0.0)
         for (part, files), plan in attempts:
             for method, when in plan:
                 storage.fail(method, when)
@@ -271,35 +270,6 @@ def test_whatever_fails_one_attempt_wins_and_all_it_names_is_there(new_storage, 
             assert sorted([*named_paths(record), record_path(0)]) == storage.paths()
     else:
         assert not clean
-
-
-def test_retries_wait_longer_and_longer_and_then_give_up():
-    waits, calls = [], []
-
-    def never():
-        calls.append(1)
-        raise StorageError("down")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("batchmill.engine.commit_log._FIRST_DELAY", 0.1)
-        patch.setattr("batchmill.engine.commit_log.random.uniform", lambda low, high: high)
-        with pytest.raises(StorageError, match="down"):
-            with_retries(never, tries=5, sleep=waits.append)
-    assert len(calls) == 5
-    assert waits == pytest.approx([0.1, 0.2, 0.4, 0.8])
-
-
-def test_only_storage_errors_are_retried():
-    for error in (ObjectNotFoundError("gone"), ValueError("a bug")):
-        calls = []
-
-        def operation(calls=calls, error=error):
-            calls.append(1)
-            raise error
-
-        with pytest.raises(type(error)):
-            with_retries(operation)
-        assert len(calls) == 1
 
 
 def test_a_record_is_plain_json(log, storage):

@@ -1,12 +1,13 @@
 import errno
 import os
+import re
 import signal
 import threading
 import time
 
 import pytest
 
-from batchmill.errors import StorageError
+from batchmill.errors import StorageError, StorageFullError
 from batchmill_plugins.storage import _posix
 from batchmill_plugins.storage._local import LocalStorage
 
@@ -240,7 +241,8 @@ def test_a_failing_disk_is_named_and_leaves_nothing(tmp_path, monkeypatch, opera
     message = str(caught.value)
     assert str(tmp_path / "parts/x") in message
     assert errno.errorcode[code] in message
-    assert ("Free some space" in message) == (code != errno.EIO)
+    assert ("Free some space" in message) == (code != errno.EIO) == isinstance(caught.value, StorageFullError)
+    assert (re.search(r"[\d,]+ bytes and [\d,]+ files are free there", message) is not None) == (code != errno.EIO)
     assert files_below(tmp_path) == ["parts/old"]
     assert storage.put_if_absent("parts/x", b"data") is True
 
@@ -261,6 +263,7 @@ for operation in (storage.put, storage.put_if_absent):
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     assert output.count("EFBIG") == output.count(f"{tmp_path}/large") == 2
+    assert output.count("larger than the 100,000 bytes allowed. Raise the limit (ulimit -f)") == 2
     assert files_below(tmp_path) == ["fits"]
 
 
