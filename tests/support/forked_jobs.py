@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import resource
 import sys
 from typing import Any
 
 import batchmill.engine.claims
+import batchmill.engine.retries
 import batchmill.engine.run
 from batchmill.api import run_request
 from batchmill.contracts.distributed import DistributedContext
@@ -21,6 +25,39 @@ def alone(request: dict[str, Any]) -> int:
     except BatchmillError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code
+
+
+def with_small_files(request: dict[str, Any], limit: int) -> int:
+    """Run a request in a process that may write no file of more than ``limit`` bytes."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    batchmill.engine.retries._FIRST_DELAY = 0.0
+    return alone(request)
+
+
+def on_a_full_disk(request: dict[str, Any], patience: float = 0.0) -> int:
+    """Run a request that finds its disk full, and wait for room only so long."""
+    batchmill.engine.retries.FULL_PATIENCE = patience
+    return alone(request)
+
+
+def running_out_of_space(request: dict[str, Any], first: int, last: int, patience: float) -> int:
+    """Run a request whose writes number ``first`` to ``last`` stop half way: there is no space left."""
+    batchmill.engine.retries.FULL_PATIENCE = patience
+    batchmill.engine.retries._FULL_PAUSE = 0.01
+    write, writes = os.write, 0
+
+    def failing(descriptor: int, data: bytes) -> int:
+        nonlocal writes
+        if not os.readlink(f"/proc/self/fd/{descriptor}").startswith(request["output"]):
+            return write(descriptor, data)
+        writes += 1
+        if first <= writes <= last:
+            write(descriptor, data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(descriptor, data)
+
+    os.write = failing  # type: ignore[assignment]
+    return alone(request)
 
 
 def one_of(request: dict[str, Any], rank: int, size: int, patience: float, look: float = 5.0) -> int:

@@ -84,6 +84,10 @@ class Zygote:
         files = sorted(self.directory.glob("*.log"), key=lambda file: file.stat().st_mtime)
         return "\n".join(file.read_text() for file in files[-4:])
 
+    def last_log(self) -> str:
+        """Return what the last child printed."""
+        return max(self.directory.glob("*.log"), key=lambda file: file.stat().st_mtime).read_text()
+
     def close(self) -> None:
         for pid in self._children:
             self.kill(pid)

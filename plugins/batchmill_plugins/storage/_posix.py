@@ -48,10 +48,9 @@ def as_storage_error(action: str, path: str) -> Iterator[None]:
             raise StorageFullError(f"{told} {_free_space(path)} Free some space or raise the quota; {_KEPT}") from error
         if error.errno == errno.EFBIG:
             limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-            why = (
-                "" if limit == resource.RLIM_INFINITY else f" This process may write files of {limit:,} bytes at most."
-            )
-            raise StorageError(f"{told}{why} Raise the limit (ulimit -f), or choose smaller chunks; {_KEPT}") from error
+            most = "its file system takes" if limit == resource.RLIM_INFINITY else f"the {limit:,} bytes allowed"
+            advice = "Raise the limit (ulimit -f), or choose smaller chunks"
+            raise StorageError(f"{told} The file is larger than {most}. {advice}; {_KEPT}") from error
         raise StorageError(told) from error
 
 
