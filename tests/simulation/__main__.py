@@ -1,19 +1,19 @@
-"""``python -m tests.simulation run | replay SEED | mutants``, from the repository's root."""
+"""The command line: ``python -m tests.simulation campaign | replay SEED | mutants``, from the repository's root."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 if not __package__:  # started as a file
-    from pathlib import Path
-
     sys.path.insert(0, str(Path(__file__).parents[2]))
     __package__ = "tests.simulation"
 
 from .campaign import Findings, hunt_all, run_campaign
-from .mutants import find_mutant
+from .mutants import MUTANTS, find_mutant
 from .patches import simulated_surroundings
+from .regressions import remember
 from .schedule import run_schedule
 
 
@@ -21,34 +21,41 @@ def main() -> int:
     """Do what the command line says; return 0 if all is as it should be."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description="Deterministic simulation of runs.")
     commands = parser.add_subparsers(dest="command", required=True)
-    running = commands.add_parser("run", help="run schedules and report violations and faults")
-    running.add_argument("--schedules", type=int, default=5000)
-    running.add_argument("--start", type=int, default=0, metavar="SEED")
-    running.add_argument("--jobs", type=int, default=1, metavar="N")
+    several = argparse.ArgumentParser(add_help=False)
+    several.add_argument("--start", type=int, default=0, metavar="SEED", help="the first seed (default: 0)")
+    several.add_argument("--processes", type=int, default=1, metavar="N", help="work in so many processes")
+    campaign = commands.add_parser("campaign", parents=[several], help="run schedules; report faults and violations")
+    campaign.add_argument("--seeds", type=int, default=5000, metavar="N", help="so many schedules (default: 5000)")
+    campaign.add_argument("--seconds", type=float, help="begin no schedules after this time")
     replaying = commands.add_parser("replay", help="run one schedule and print its steps")
     replaying.add_argument("seed", type=int)
-    replaying.add_argument("--mutant", help="break a rule")
-    hunting = commands.add_parser("mutants", help="break each rule in turn and print how many schedules expose it")
-    hunting.add_argument("--schedules", type=int, default=1000)
-    hunting.add_argument("--start", type=int, default=0, metavar="SEED")
-    hunting.add_argument("--jobs", type=int, default=1, metavar="N")
+    replaying.add_argument("--mutant", choices=[mutant.name for mutant in MUTANTS], metavar="NAME", help="break a rule")
+    hunting = commands.add_parser(
+        "mutants", parents=[several], help="break each rule in turn and print the share of schedules that expose it"
+    )
+    hunting.add_argument("--seeds", type=int, default=200, metavar="N", help="so many schedules each (default: 200)")
+    hunting.add_argument("--markdown", action="store_true", help="print the table as docs/guarantees.md has it")
     options = parser.parse_args()
-    if options.command == "run":
-        return run(options.start, options.schedules, options.jobs)
+    if options.command == "campaign":
+        return run(options.start, options.seeds, options.processes, options.seconds)
     if options.command == "replay":
         return replay(options.seed, options.mutant)
-    return mutants(options.start, options.schedules, options.jobs)
+    return mutants(options.start, options.seeds, options.processes, options.markdown)
 
 
-def run(start: int, schedules: int, jobs: int) -> int:
-    """Run schedules; tell on standard error how far it is."""
+def run(start: int, seeds: int, processes: int, seconds: float | None) -> int:
+    """Run schedules; tell on standard error how far it is, and keep the seeds that failed."""
     found = Findings()
-    for found in run_campaign(start, schedules, jobs):
+    for found in run_campaign(start, seeds, processes):
         if found.schedules % 1000 == 0:
-            told = f"{found.schedules} of {schedules}, {len(found.violations)} with violations, {found.seconds:.0f} s"
+            told = f"{found.schedules} of {seeds}, {len(found.violations)} with violations, {found.seconds:.0f} s"
             print(told, file=sys.stderr, flush=True)
+        if seconds is not None and found.seconds > seconds:
+            break
     print(found.report())
-    if schedules >= 1000 and found.missing_faults:
+    if found.violations:
+        print(f"kept in {remember(found.violations)}, which the tests replay")
+    if found.schedules >= 1000 and found.missing_faults:
         print(f"never injected: {', '.join(found.missing_faults)}")
         return 1
     return 1 if found.violations else 0
@@ -64,11 +71,11 @@ def replay(seed: int, mutant: str | None) -> int:
     return 1 if outcome.violations else 0
 
 
-def mutants(start: int, schedules: int, jobs: int) -> int:
+def mutants(start: int, seeds: int, processes: int, markdown: bool) -> int:
     """Print the table of mutants."""
     wrong = 0
-    for found in hunt_all(start, schedules, jobs):
-        print(found.row(), flush=True)
+    for found in hunt_all(start, seeds, processes):
+        print(found.markdown() if markdown else found.row(), flush=True)
         wrong += not found.as_it_should
     return 1 if wrong else 0
 

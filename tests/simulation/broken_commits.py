@@ -9,7 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from batchmill.engine import commit_log, committer
-from batchmill.engine.commit_log import ChunkDraft, CommitLog, record_path, with_retries
+from batchmill.engine.commit_log import ChunkDraft, CommitLog, record_path
+from batchmill.engine.retries import with_retries
 from batchmill.engine.serialization import sha256_hex, unseal
 from batchmill.errors import ObjectNotFoundError, StorageError
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from batchmill.contracts.claims import ClaimScope
 from batchmill.engine import claims, finish, worker
-from batchmill.engine.commit_log import with_retries
 from batchmill.engine.reduction import ReducerSet
+from batchmill.engine.retries import with_retries
 from batchmill.engine.run_directory import RESULT, SUCCESS, RunDirectory
 from batchmill.engine.serialization import canonical_json, seal, sha256_hex, unseal
 from batchmill.launch.chunk_board import Answers, ChunkBoard

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from batchmill.engine import claims, commit_log, finish, reduction, run, sideline
-from batchmill.engine.commit_log import with_retries
+from batchmill.engine.retries import with_retries
 from batchmill.engine.run_directory import RunDirectory, open_existing
 from batchmill.engine.serialization import decode_value, encode_value
 

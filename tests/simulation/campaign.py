@@ -95,6 +95,12 @@ class MutantFindings:
         """Whether a broken rule was caught, or a harmless change was not."""
         return bool(self.caught) != self.mutant.harmless
 
+    def markdown(self) -> str:
+        """Return a line of the table in the documentation."""
+        share = 100 * self.caught / self.schedules
+        shown = "0" if not self.caught else f"{share:.0f} %" if share >= 1 else f"{share:.1f} %"
+        return f"| {self.mutant.rule} | `{self.mutant.name}` | {shown} |"
+
     def row(self) -> str:
         """Return a line of the table."""
         share = 100 * self.caught / self.schedules if self.schedules else math.nan
@@ -113,25 +119,25 @@ def run_seeds(seeds: Sequence[int]) -> Findings:
     return findings
 
 
-def run_campaign(start: int, schedules: int, jobs: int) -> Iterator[Findings]:
+def run_campaign(start: int, schedules: int, processes: int) -> Iterator[Findings]:
     """Run schedules in several processes.
 
     Args:
         start: The first seed.
         schedules: How many.
-        jobs: Processes.
+        processes: How many processes share them.
 
     Yields:
         All findings so far, whenever there are new ones.
     """
     found, began = Findings(), time.perf_counter()
     batches = [range(at, min(at + _BATCH, start + schedules)) for at in range(start, start + schedules, _BATCH)]
-    if jobs == 1:
+    if processes == 1:
         parts: Iterator[Findings] = map(run_seeds, batches)
         yield from _merged(parts, found, began)
         return
     # Spawned, for the parent may have threads, and simulations leave some idle.
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         yield from _merged(pool.map(run_seeds, batches), found, began)
 
 
@@ -158,14 +164,14 @@ def hunt(name: str, start: int, schedules: int, until_caught: bool = False) -> M
     return found
 
 
-def hunt_all(start: int, schedules: int, jobs: int) -> Iterator[MutantFindings]:
+def hunt_all(start: int, schedules: int, processes: int) -> Iterator[MutantFindings]:
     """Look for every mutant, in several processes, and yield what was found in the order of the table."""
     names = [mutant.name for mutant in MUTANTS]
-    if jobs == 1:
+    if processes == 1:
         for name in names:
             yield hunt(name, start, schedules)
         return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         yield from pool.map(hunt, names, [start] * len(names), [schedules] * len(names))
 
 

@@ -88,6 +88,9 @@ def check_complete(
 
     rows = [row for record in ordered for part in record["parts"] for row in _rows(files, part)]
     bad = [item["index"] for record in ordered for item in record["quarantined"]]
+    _require(
+        result["quarantined"] == len(bad), f"I1: result.json counts {result['quarantined']} bad samples, not {bad}"
+    )
     indices = sorted([*(row["_index"] for row in rows), *bad])
     _require(indices == list(range(workload.samples)), f"I1: samples {indices} instead of each once")
     _require(all(row["y"] == value_of(row["_index"]) for row in rows), "I1: a row holds another sample's value")
@@ -138,7 +141,10 @@ def _check_contents(files: Snapshot, record: dict[str, Any], workload: Workload)
         _require(whole, f"I2: {named['name']} is not what chunk {chunk} committed")
     rows = [row for part in record["parts"] for row in _rows(files, part)]
     _require(sum(part["rows"] for part in record["parts"]) == len(rows), f"I2: chunk {chunk} counts its rows wrongly")
-    bad = {item["index"] for item in record["quarantined"]}
+    bad = [index for index in range(*span) if index in workload.bad]
+    told = [(item["index"], item["stage"], item["error"]) for item in record["quarantined"]]
+    expected = [(index, "process", "ValueError") for index in bad]
+    _require(told == expected, f"I1: chunk {chunk} has quarantined {told} instead of {expected}")
     wanted = [index for index in range(*span) if index not in bad]
     _require([row["_index"] for row in rows] == wanted, f"I1: the part of chunk {chunk} holds other samples")
     _check_one_attempt(files, record, rows, workload)
@@ -158,13 +164,14 @@ def _check_one_attempt(files: Snapshot, record: dict[str, Any], rows: list[dict[
     reported = [report["metrics"]["mark"] for report in record["reports"]]
     _require(reported == (marks if workload.reports else []), f"I3: chunk {chunk} has reports of {reported}")
     uploaded = [json.loads(files[named["name"]]) for named in record["files"]]
-    _require(uploaded == ([marks] if workload.files else []), f"I3: chunk {chunk} has files of {uploaded}")
+    _require(uploaded == ([marks] if workload.files and marks else []), f"I3: chunk {chunk} has files of {uploaded}")
 
 
 def _expected_metrics(rows: list[dict[str, Any]], workload: Workload) -> dict[str, Any]:
-    floats = sum_in_order([sum_in_order([value_of(i) for i in range(*span)]) for span in grid(workload)])
+    good = [[index for index in range(*span) if index not in workload.bad] for span in grid(workload)]
+    floats = sum_in_order([sum_in_order([value_of(index) for index in chunk]) for chunk in good])
     marks = _marks(rows, workload)
-    return {"total": sum(range(workload.samples)), "floats": floats, "marks": digest_of(marks)}
+    return {"total": sum(index for chunk in good for index in chunk), "floats": floats, "marks": digest_of(marks)}
 
 
 def _marks(rows: list[dict[str, Any]], workload: Workload) -> list[str]:

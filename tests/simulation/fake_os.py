@@ -98,7 +98,13 @@ _PATH = SimpleNamespace(
     samestat=lambda one, other: one.st_ino == other.st_ino,
 )
 # The stand-in for ``os``; the calls are those of the kernel that was mounted last.
-OS = SimpleNamespace(path=_PATH, strerror=os.strerror, **{name: getattr(os, name) for name in _CONSTANTS})
+_NOTHING_FREE = SimpleNamespace(f_bavail=0, f_frsize=4096, f_favail=0)
+OS = SimpleNamespace(
+    path=_PATH,
+    strerror=os.strerror,
+    statvfs=lambda path: _NOTHING_FREE,
+    **{name: getattr(os, name) for name in _CONSTANTS},
+)
 
 
 @lru_cache(maxsize=4096)

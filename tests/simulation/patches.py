@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +18,18 @@ import batchmill_plugins.storage._local as local
 import batchmill_plugins.storage._object_store as object_store
 import batchmill_plugins.storage._posix as posix
 from batchmill.contracts.run import RunRequest
-from batchmill.engine import claims, commit_log, committer, finish, opening, run, run_directory, sideline, worker
+from batchmill.engine import (
+    claims,
+    commit_log,
+    committer,
+    finish,
+    opening,
+    retries,
+    run,
+    run_directory,
+    sideline,
+    worker,
+)
 from batchmill.engine.fingerprint import fingerprint_facts
 from batchmill.engine.stopping import DEFAULT_GRACE, StopFlag
 
@@ -26,8 +38,8 @@ from .runtime import active
 from .scheduler import Task
 from .workload import Workload
 
-# Far below the real one, so that few steps are spent on waiting; longer than most things take.
-TAKEOVER_PATIENCE = 3.0
+# Far below the real ones, so that few steps are spent on waiting; longer than most things take.
+TAKEOVER_PATIENCE, FULL_PATIENCE = 3.0, 5.0
 
 
 class InlineExecutor:
@@ -164,8 +176,9 @@ def _stand_ins() -> Iterator[None]:
     )
     secrets = SimpleNamespace(token_hex=lambda size: active().token_hex(size))
     replaced: list[tuple[Any, str, Any]] = [
-        (commit_log, "random", chance),
-        (commit_log.with_retries, "__defaults__", (commit_log.with_retries.__defaults__[0], _sleep)),  # type: ignore[index]
+        (retries, "random", chance),
+        (retries, "FULL_PATIENCE", FULL_PATIENCE),
+        (retries.with_retries, "__defaults__", (retries.with_retries.__defaults__[0], _sleep)),  # type: ignore[index]
         (finish, "ThreadPoolExecutor", InlineExecutor),
         (committer, "queue", SimpleNamespace(Queue=SimulatedQueue)),
         (committer, "threading", SimpleNamespace(Thread=SimulatedThread)),
@@ -195,6 +208,7 @@ def _stand_ins() -> Iterator[None]:
     with ExitStack() as stack:
         for owner, name, stand_in in replaced:
             stack.enter_context(patch.object(owner, name, stand_in))
+        stack.enter_context(patch.object(logging.getLogger("batchmill"), "disabled", True))
         stack.enter_context(patch.object(posix, "open", fake_os.open_descriptor, create=True))
         stack.enter_context(patch.object(commit_log, "INLINE_PARTIALS_BYTES", commit_log.INLINE_PARTIALS_BYTES))
         yield

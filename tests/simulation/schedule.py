@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import traceback
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -26,8 +27,9 @@ from .workload import Workload
 FAULTY_STEPS, STEPS_TO_END = 1500, 6000
 _MODES = ("alone", "static", "static", "counter", "supervised", "supervised")
 # How processes may end while faults strike.
-_ENDINGS = frozenset([COMPLETE, INCOMPLETE, "StorageError", "AlreadyRunningError", "WorkerError"])
-_STRANGER_ENDINGS = frozenset(["ConfigMismatchError", "StorageError"])
+_STORAGE_FAILED = ("StorageError", "StorageFullError")
+_ENDINGS = frozenset([COMPLETE, INCOMPLETE, *_STORAGE_FAILED, "AlreadyRunningError", "WorkerError"])
+_STRANGER_ENDINGS = frozenset(["ConfigMismatchError", *_STORAGE_FAILED])
 _QUIET = FaultProfile(0.0, {}, 0, "", 0.0, 0.0)
 
 
@@ -58,7 +60,10 @@ def run_schedule(seed: int, trace: bool = False, mutant: Mutant | None = None) -
         trace: Whether to note every step.
         mutant: The rule to break, if any.
     """
-    schedule = _Schedule(seed, trace, against_reference=mutant is None or not mutant.renames)
+    try:
+        schedule = _Schedule(seed, trace, against_reference=mutant is None or not mutant.renames)
+    except ViolationError as error:
+        return Outcome(seed, [f"{error} (an undisturbed run)"])
     with nullcontext() if mutant is None else mutant.applied():
         return schedule.run()
 
@@ -84,6 +89,9 @@ class _Schedule:
             self._run_phases()
         except ViolationError as error:
             simulation.watcher.violate(str(error))
+        except Exception as error:  # of the code under test, or of the simulator: either way a seed to look at
+            simulation.watcher.violate(f"crash: {error!r}")
+            outcome.trace += traceback.format_exception(error) if simulation.scheduler.trace is not None else []
         finally:
             for process in simulation.scheduler.processes:
                 simulation.scheduler.kill(process)
@@ -230,7 +238,9 @@ def reference_result(workload: Workload) -> bytes:
     simulation = Simulation(0, workload, True, _QUIET, None)
     simulation.activate()
     set_inline_limit(64 if workload.sidecar else 256 * 1024)
-    Launch(0, "alone", 1, False).start(simulation)
+    (process,) = Launch(0, "alone", 1, False).start(simulation)
     simulation.scheduler.run(10**9)
+    if process.ended != COMPLETE:
+        raise ViolationError(f"I6: it ended with {process.ended}: {process.error}")
     files = simulation.visible()
     return check_complete(files, check_wreck(files, workload), workload, None, simulation.ledger)

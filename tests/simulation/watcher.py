@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable
 from typing import Any
@@ -50,7 +49,7 @@ class Watcher:
         data = self._contents("result.json", False)
         if data is None:
             self.violate("I6: a process ended with exit code 0, but there is no result.json")
-        elif json.loads(data)["metrics"] != metrics:
+        elif (result := self._unsealed("result.json", data)) is not None and result["metrics"] != metrics:
             self.violate("I3: a process returned other metrics than those of result.json")
         elif data != self._contents("result.json", True) or self._contents("_SUCCESS", True) is None:
             self.violate(
@@ -78,21 +77,25 @@ class Watcher:
             return
         if old is not None:
             self.violate(f"I4: {inside} was {'removed' if new is None else 'overwritten'}")
+        elif new is None or inside == "_SUCCESS" or (document := self._unsealed(inside, new)) is None:
+            return
         elif inside == "result.json":
             for chunk in self.arrivals:
                 if self._contents(f"commits/{chunk:08d}.json", True) is None:
                     self.violate(f"I1: result.json appeared before the record of chunk {chunk} was there for good")
-        elif new is not None and inside.startswith("commits/"):
-            self.arrivals.append(int(inside[8:-5]))
-            self._check_named(inside, new)
+        elif inside.startswith("commits/"):
+            self.arrivals.append(document["chunk"])
+            self._check_named(inside, document)
 
-    def _check_named(self, path: str, data: bytes) -> None:
-        """Check, at the moment when a record appears, that all it names is there and cannot be lost any more."""
+    def _unsealed(self, path: str, data: bytes) -> dict[str, Any] | None:
         try:
-            record = unseal(data, path)
+            return unseal(data, path)
         except ViolationError as violation:
-            self.violate(f"{violation} at the moment when it appears")
-            return
+            self.violate(f"{violation} although it is there")
+            return None
+
+    def _check_named(self, path: str, record: dict[str, Any]) -> None:
+        """Check, at the moment when a record appears, that all it names is there and cannot be lost any more."""
         sidecar = [record["partials_file"]] if "partials_file" in record else []
         for named in (*record["parts"], *record["files"], *sidecar):
             for contents in (self._contents(named["name"], False), self._contents(named["name"], True)):

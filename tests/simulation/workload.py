@@ -32,6 +32,8 @@ class Workload:
         reports: Whether each batch reports a metric.
         files: Whether each chunk uploads a file.
         sidecar: Whether partials are too large for the commit record.
+        bad: Samples that fail, and are to be quarantined; only where attempts are alike, because what a batch with
+            such a sample hands over comes from more than one call.
     """
 
     samples: int
@@ -41,6 +43,7 @@ class Workload:
     reports: bool
     files: bool
     sidecar: bool
+    bad: tuple[int, ...] = ()
 
     @classmethod
     def draw(cls, rng: random.Random) -> Workload:
@@ -49,7 +52,17 @@ class Workload:
         batches, interval = rng.choice(((2, 1), (3, 1), (4, 1), (4, 1), (5, 1), (6, 1), (9, 2), (10, 2)))
         samples = batches * batch_size - rng.choice((0, batch_size - 1))
         deterministic, extra = rng.random() < 0.6, rng.random()
-        return cls(samples, batch_size, interval, deterministic, extra > 0.6, extra > 0.85, 0.5 < extra < 0.75)
+        bad = rng.choice(((), (), (), (1,), (0, samples - 1), (0, 1, 2))) if deterministic else ()
+        return cls(
+            samples,
+            batch_size,
+            interval,
+            deterministic,
+            reports=extra > 0.6,
+            files=extra > 0.85,
+            sidecar=0.5 < extra < 0.75,
+            bad=tuple(sorted({index for index in bad if index < samples})),
+        )
 
     @property
     def chunk_batches(self) -> int:
@@ -137,7 +150,7 @@ class Marking(batchmill.TorchBatchProcessor):
         self.total = context.wrap_reducer(Total(), "total")
         self.floats = context.wrap_reducer(FloatSum(), "floats")
         self.marks = context.wrap_reducer(Digest(), "marks")
-        self.seen: list[str] = []
+        self.seen: dict[int, str] = {}
 
     def process_batch(self, batch: list[int], batch_idx: int) -> dict[str, list[Any]]:
         simulation = active()
@@ -145,19 +158,21 @@ class Marking(batchmill.TorchBatchProcessor):
         mark = f"b{batch_idx}" if simulation.workload.deterministic else simulation.new_mark(batch_idx)
         values = [value_of(index) for index in batch]
         self.total.update(batch)
+        if not set(simulation.workload.bad).isdisjoint(batch):
+            raise ValueError("a bad sample")  # after it was added to a reducer, which must not count
         self.floats.update(values)
         self.marks.update([mark])
         if simulation.workload.reports:
             self.context.report_metrics(REPORT_GROUP, batch_idx, {"mark": mark})
         if simulation.workload.files:
-            self.seen.append(mark)
+            self.seen[batch_idx] = mark
         return {"y": values, "mark": [mark] * len(batch)}
 
     def on_checkpoint_start(self) -> None:
         if self.seen:
             with self.context.upload_path() as folder:
-                (folder / "marks.json").write_text(json.dumps(self.seen))
-            self.seen = []
+                (folder / "marks.json").write_text(json.dumps(list(self.seen.values())))
+            self.seen = {}
 
 
 class RowsWriter(batchmill.Writer):

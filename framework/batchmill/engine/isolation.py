@@ -60,12 +60,14 @@ class Trials:
         source: Reads single samples.
         run: Calls ``process_batch``, in pieces where memory is short.
         on_nonfinite: What NaN and infinity in results mean.
+        forget: Called before each trial, to forget the reports and files that the last one handed over.
     """
 
     grid: Grid
     source: BatchSource
     run: MicroBatches
     on_nonfinite: str
+    forget: Callable[[], None]
 
     def isolate(
         self, batch_idx: int, known: dict[int, SampleFailure], spend: Callable[[int, SampleFailure], None]
@@ -91,15 +93,19 @@ class Trials:
             spend(start + position, failure)
 
         while good := [position for position in range(stop - start) if position not in bad]:
+            problem: Exception
             try:
                 outputs = self._attempt(batch_idx, good)
                 break
-            except NonFinite as finding:
-                for position, failure in finding.failures.items():
+            except (NonFinite, RowOutOfMemory, SampleError) as finding:
+                problem = finding
+            # Out of the handler, so that what user code raises now is not told as a consequence of that.
+            if isinstance(problem, NonFinite):
+                for position, failure in problem.failures.items():
                     found(position, failure)
-            except RowOutOfMemory as finding:
-                found(filled(good, stop - start)[finding.position], failure_of(finding))
-            except SampleError:
+            elif isinstance(problem, RowOutOfMemory):
+                found(filled(good, stop - start)[problem.position], failure_of(problem))
+            else:
                 before = len(bad)
                 find_bad_rows(good, lambda some: self._try(batch_idx, some), found)
                 if len(bad) == before:
@@ -159,6 +165,7 @@ class Trials:
         """Process the rows at some positions in the batch's own shape; return their outputs."""
         start, stop = self.grid.batch_range(batch_idx)
         rows = stop - start
+        self.forget()
         outputs = self.call(self.read(start, filled(positions, rows)), batch_idx, rows)
         chosen = None if outputs is None else select_rows(outputs, rows, positions)
         return self.checked(chosen, len(positions), start, positions)

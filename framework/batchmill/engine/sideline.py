@@ -29,12 +29,15 @@ class Sideline:
         run_id: The run.
         rank: This worker.
         announce: Called with each report that is stored (group, steps_completed, metrics).
+
+    Attributes:
+        used: Whether any chunk has handed over files or reports, also one that was dropped.
     """
 
     def __init__(self, storage: Storage, tracker: Tracker, run_id: str, rank: int, announce: Announce) -> None:
         self._storage, self._tracker = storage, tracker
         self._run_id, self._rank, self._announce = run_id, rank, announce
-        self._in_chunk = False
+        self.used = self._in_chunk = False
         self._files: dict[str, bytes] = {}
         self._reports: list[dict[str, Any]] = []
         self._seen: dict[tuple[str, int], set[str]] = {}
@@ -43,11 +46,6 @@ class Sideline:
     def open_chunk(self) -> None:
         """Keep what comes from now on for the chunk."""
         self._in_chunk, self._seen_in_chunk = True, []
-
-    @property
-    def used(self) -> bool:
-        """Whether the chunk has handed over files or reports."""
-        return bool(self._files or self._reports)
 
     def close_chunk(self) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
         """Return the chunk's files and reports, and store what comes afterwards at once."""
@@ -74,6 +72,7 @@ class Sideline:
                     f"upload_path() was given a file {name!r} twice within one chunk; the first would be lost. "
                     f"Put the batch number into the name."
                 )
+        self.used = True
         self._files.update(files)
 
     def report(self, group: str, steps_completed: int, metrics: Mapping[str, Any]) -> None:
@@ -95,6 +94,7 @@ class Sideline:
             "time": datetime.now(UTC).isoformat(timespec="microseconds"),
         }
         if self._in_chunk:
+            self.used = True
             self._seen_in_chunk.append(((group, steps_completed), set(plain)))
             self._reports.append(report)
             return

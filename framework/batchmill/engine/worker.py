@@ -65,7 +65,9 @@ class Worker:
         self._run_batch = MicroBatches(self.processor.process_batch)
         self._recovery = ChunkRecovery(
             grid=self.grid,
-            trials=Trials(self.grid, self.source, self._run_batch, self.policy.on_nonfinite),
+            trials=Trials(
+                self.grid, self.source, self._run_batch, self.policy.on_nonfinite, forget=self._open_chunk_anew
+            ),
             run=self._run_batch,
             reducers=self.reducers,
             own_reducers=self.own_reducers,
@@ -200,6 +202,10 @@ class Worker:
         reason = self.hooks.hook.should_stop(context=self.context)
         if reason is not None:
             self.stop.request(str(reason))
+
+    def _open_chunk_anew(self) -> None:
+        self.sideline.drop_chunk()
+        self.sideline.open_chunk()
 
     def _drop_chunk(self) -> None:
         self.sideline.drop_chunk()
