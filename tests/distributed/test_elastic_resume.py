@@ -30,7 +30,8 @@ def test_chunks_stay_as_the_first_launch_cut_them(
 ) -> None:
     """Nine batches are chunks of two for up to eight workers, and of one for nine, so that none is idle."""
     fixed = tmp_path / "fixed"
-    request = job(output, samples=45, processor="Fails", settings={"batch": 7, "unless": str(fixed)}, claims="static")
+    settings = {"batch": 7, "unless": str(fixed)}
+    request = job(output, samples=45, processor="Fails", settings=settings, claims="static", on_error="fail")
     codes = zygote.wait(*group(zygote, request.to_json(), first)).values()
     assert 70 in codes, zygote.logs()
     manifest, records = check_wreck(output / "run")
@@ -59,7 +60,14 @@ def test_max_batches_holds_on_any_number_of_workers(
     def process(size: int) -> batchmill.RunResult:
         here = DistributedContext(0, size, 0, size)
         return torch_batch_process(
-            Processor, Values(100), 1, 40, distributed_context=here, output=str(output), run_id="run"
+            Processor,
+            Values(100),
+            1,
+            40,
+            distributed_context=here,
+            output=str(output),
+            run_id="run",
+            on_error="fail",
         )
 
     with pytest.raises(ProcessorError):

@@ -25,7 +25,7 @@ def test_they_end_with_the_run(output: Path) -> None:
 
 def test_they_end_with_a_run_that_fails(output: Path) -> None:
     with pytest.raises(ProcessorError, match="the user's own bug"):
-        run_here(job(output, processor="Fails", settings={"batch": 20}, loader={"num_workers": 2}))
+        run_here(job(output, processor="Fails", settings={"batch": 20}, loader={"num_workers": 2}, on_error="fail"))
     assert multiprocessing.active_children() == []
 
 
@@ -36,7 +36,7 @@ def test_a_process_that_used_them_exits_by_itself(launch: Launcher, output: Path
 
 
 def test_a_sample_that_cannot_be_read_is_named(output: Path) -> None:
-    request = job(output, dataset="BrokenSample", data={"bad": 57}, loader={"num_workers": 2})
+    request = job(output, dataset="BrokenSample", data={"bad": 57}, loader={"num_workers": 2}, on_error="fail")
     with pytest.raises(DatasetError, match=r"samples 55\.\.59 \(batch 11\).*sample 57 is on a bad sector"):
         run_here(request)
     assert multiprocessing.active_children() == []

@@ -30,6 +30,7 @@ def test_a_run_in_memory(tmp_path: Path) -> None:
         processor="Fails",
         settings={"batch": 20, "unless": str(fixed)},
         storage=Selection("memory"),
+        on_error="fail",
     )
     with pytest.raises(ProcessorError):
         run_here(request)

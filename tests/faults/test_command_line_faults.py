@@ -79,7 +79,9 @@ def test_exit_codes_tell_what_happened(launch: Launcher, output: Path, tmp_path:
     first.finish(0)
     assert_doubler(check_complete(output / "night", SAMPLES))
 
-    failing = run(launch, output, 2, "processor.name=jobs:Fails", "+processor.batch=9", "run_id=failing")
+    failing = run(
+        launch, output, 2, "processor.name=jobs:Fails", "+processor.batch=9", "run_id=failing", "on_error=fail"
+    )
     failing.finish(70)
     assert "process_batch failed on batch 9 (samples 45..49): ZeroDivisionError: the user's own bug" in failing.stderr
     assert "in trip_over" in failing.stderr

@@ -233,7 +233,7 @@ def test_hook_on_run_error(tmp_path: Path) -> None:
             errors.append(error)
 
     with pytest.raises(batchmill.ProcessorError, match="bad sample") as caught:
-        run(tmp_path, Told(), Failing)
+        run(tmp_path, Told(), Failing, on_error="fail")
     assert errors == [caught.value]
     assert isinstance(errors[0].__cause__, ZeroDivisionError)
 

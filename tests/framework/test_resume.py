@@ -102,6 +102,7 @@ def broken_run(output, numbers, tmp_path, monkeypatch):
         batch_size=4,
         checkpoint_interval=1,
         allow_import=True,
+        on_error="fail",
     )
     with pytest.raises(batchmill.ProcessorError, match="broken"):
         run(request)

@@ -12,6 +12,7 @@ from torch.utils.data import TensorDataset
 from batchmill import (
     BatchmillError,
     ConfigMismatchError,
+    ErrorBudgetError,
     ProcessorError,
     Reducer,
     ReducerError,
@@ -79,7 +80,9 @@ def test_files_of_a_chunk_that_was_not_committed_are_not_there(output, tmp_path)
                 raise RuntimeError("power cut")
 
     def run():
-        return torch_batch_process(Uploading, SAMPLES, 10, checkpoint_interval=2, output=output, run_id="run")
+        return torch_batch_process(
+            Uploading, SAMPLES, 10, checkpoint_interval=2, output=output, run_id="run", on_error="fail"
+        )
 
     def files():
         return sorted(file.name for file in (output / "run" / "files").rglob("batch-*"))
@@ -159,9 +162,25 @@ def test_an_error_of_the_user_says_where_and_why(output):
             raise KeyError("label")
 
     with pytest.raises(ProcessorError) as caught:
-        torch_batch_process(Broken, SAMPLES, 10, output=output)
+        torch_batch_process(Broken, SAMPLES, 10, output=output, on_error="fail")
     assert isinstance(caught.value, BatchmillError)
     message = str(caught.value)
     assert message.startswith("process_batch failed on batch 0 (samples 0..9): KeyError: 'label'")
     assert "in trip_over" in message
     assert "engine/worker.py" not in message
+
+
+def test_an_error_of_every_sample_ends_the_run_with_where_and_why(output):
+    class Broken(TorchBatchProcessor):
+        def __init__(self, context):
+            pass
+
+        def process_batch(self, batch, batch_idx):
+            raise KeyError("label")
+
+    with pytest.raises(ErrorBudgetError) as caught:
+        torch_batch_process(Broken, SAMPLES, 20, output=output)
+    message = str(caught.value)
+    assert message.startswith("11 samples have failed, and max_errors=10 allows no more.")
+    assert "at stage process: KeyError: 'label'" in message and "in process_batch" in message
+    assert caught.value.exit_code == 65

@@ -139,7 +139,7 @@ class RowReader:
             (batch,) = self._loader.read(iter([tuple(indices)]))
         except RuntimeError as error:  # the process died, or took too long
             self.close()
-            return ReadFailure(type(error).__name__, str(error), cause=error)
+            return ReadFailure(type(error).__name__, str(error), cause=error.with_traceback(None))
         return batch
 
     def close(self) -> None:

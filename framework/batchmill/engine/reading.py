@@ -114,7 +114,8 @@ class BatchSource:
                     raise
                 message = f"{error} Batches up to {asked[-1]} were being read."
                 batch_idx = asked.popleft()
-                failure = ReadFailure(type(error).__name__, message, cause=error)
+                # Without its traceback, whose frames would keep the dead loader's processes.
+                failure = ReadFailure(type(error).__name__, message, cause=error.with_traceback(None))
                 yield self._grid.chunk_of_batch(batch_idx), batch_idx, failure
                 # Whoever still listens goes on without that batch, with new processes.
                 self._ahead.close()

@@ -96,7 +96,7 @@ def test_an_error_in_the_processor_fails_once_and_tells_where(
     launch: Launcher, output: Path, tmp_path: Path, nproc: int
 ) -> None:
     settings = {"batch": 20, "unless": str(tmp_path / "fixed"), "pause": 0.01}
-    request = job(output, nproc=nproc, processor="Fails", settings=settings)
+    request = job(output, nproc=nproc, processor="Fails", settings=settings, on_error="fail")
     run = launch.job(request)
     run.finish(70)
     assert run.stderr.count("ProcessorError") == 1
