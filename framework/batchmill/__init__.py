@@ -38,6 +38,7 @@ _PUBLIC = {
     "Component": "batchmill.components",
     "ComponentRegistry": "batchmill.components",
     "setting": "batchmill.components",
+    "safe_text": "batchmill.engine.safe_text",
     "Writer": "batchmill.contracts.writer",
     "ChunkOutput": "batchmill.contracts.writer",
     "INDEX_COLUMN": "batchmill.contracts.writer",
@@ -143,6 +144,7 @@ if TYPE_CHECKING:
     from batchmill.engine.context import TorchBatchProcessorContext as TorchBatchProcessorContext
     from batchmill.engine.exact_sum import ExactSum as ExactSum
     from batchmill.engine.reduction import Reducer as Reducer
+    from batchmill.engine.safe_text import safe_text as safe_text
     from batchmill.errors import AlreadyRunningError as AlreadyRunningError
     from batchmill.errors import BatchmillError as BatchmillError
     from batchmill.errors import ConfigError as ConfigError

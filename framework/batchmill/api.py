@@ -17,6 +17,7 @@ from batchmill.engine.assembly import Assembler, open_storage
 from batchmill.engine.grid import check_sizes
 from batchmill.engine.run_directory import open_existing
 from batchmill.engine.stopping import stop_reason
+from batchmill.engine.trust import check_leave_to_import
 from batchmill.errors import ConfigError, PluginError
 from batchmill.plugin_manager import get_catalog
 
@@ -186,16 +187,19 @@ def run_request(request: RunRequest) -> RunResult:
     return launcher.launch(request)
 
 
-def resume(run: str, nproc: int | None = None) -> RunResult:
+def resume(run: str, nproc: int | None = None, *, allow_import: bool | None = None) -> RunResult:
     """Go on with a run that was started from config.
 
     Args:
         run: Its directory or URL.
         nproc: Workers on this machine; None keeps the number it was started with.
+        allow_import: Whether its configuration may name code to import. None: as when it began, if nobody but this
+            user can have written its ``run.json``.
 
     Raises:
         RunNotFoundError: There is no run.
-        ConfigError: It was started from Python objects, which are not stored.
+        ConfigError: It was started from Python objects, which are not stored; or somebody else may have written which
+            code it imports.
     """
     assembler = Assembler(get_catalog().registry)
     opened = open_existing(open_storage(assembler, run))
@@ -211,6 +215,10 @@ def resume(run: str, nproc: int | None = None) -> RunResult:
     if name != opened.run_id:
         raise ConfigError(f"{run} is run {opened.run_id!r}, but its directory is named {name!r}. Rename it back.")
     request = dataclasses.replace(request, output=base or "/", run_id=opened.run_id)
+    if allow_import is None:
+        check_leave_to_import(request, opened.path)
+    else:
+        request = dataclasses.replace(request, allow_import=allow_import)
     if nproc is not None:
         request = dataclasses.replace(request, launcher=Selection("local", {"nproc": nproc}))
     return run_request(request)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from batchmill.engine.safe_text import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -29,9 +31,9 @@ def console() -> Console:
     return made
 
 
-def show_json(value: Any) -> None:
-    """Print one JSON document."""
-    click.echo(json.dumps(value, indent=2, default=str))
+def show_json(value: Any, indent: int | None = 2) -> None:
+    """Print one JSON document, on one line if ``indent`` is None."""
+    click.echo(json.dumps(value, indent=indent, default=str))
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
@@ -45,9 +47,9 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: 
         box=box.SIMPLE_HEAD if out.is_terminal else None, title=title or None, title_justify="left", pad_edge=False
     )
     for column in columns:
-        table.add_column(Text(column), overflow="fold")
+        table.add_column(Text(printable(column, keep="")), overflow="fold")
     for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
+        table.add_row(*(Text(printable(str(cell), keep="")) for cell in row))
     out.print(table)
 
 
@@ -57,12 +59,12 @@ def show_facts(title: str, facts: Iterable[tuple[str, object]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    out = console()
+    out, title = console(), printable(title)
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim")
     grid.add_column(overflow="fold")
     for name, value in facts:
-        grid.add_row(Text(name), Text(str(value)))
+        grid.add_row(Text(printable(name, keep="")), Text(printable(str(value))))
     if out.is_terminal:
         out.print(Panel.fit(grid, title=Text(title), title_align="left"))
     else:

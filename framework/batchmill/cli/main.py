@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import traceback
 from typing import Any
 
 import click
 
 from batchmill import __version__
 from batchmill.cli.doctor import doctor
-from batchmill.cli.failures import EXIT_INTERRUPTED, report
+from batchmill.cli.failures import EXIT_INTERRUPTED, report, report_unexpected
 from batchmill.cli.plugins import plugins
 from batchmill.cli.run import resume, run
 from batchmill.cli.runs import ls, repair, show, verify
@@ -36,7 +35,7 @@ class Group(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise  # click's own ways to end
         except Exception:
-            traceback.print_exc()
+            report_unexpected()
             click.echo("Error: that was not expected; the traceback above says where it happened.", err=True)
             ctx.exit(EXIT_INTERNAL)
 

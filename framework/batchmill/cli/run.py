@@ -99,9 +99,17 @@ def run(
 @click.argument("run")
 @click.option("--nproc", type=click.IntRange(min=1), help="Workers on this machine; by default as many as before.")
 @output_option
+@click.option(
+    "--allow-import/--no-import",
+    default=None,
+    help="Whether its configuration may name code to import; by default as when it began, if only you can have "
+    "written its folder.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output, and nothing else.")
 @click.pass_context
-def resume(ctx: click.Context, run: str, nproc: int | None, output: str, as_json: bool) -> None:
+def resume(
+    ctx: click.Context, run: str, nproc: int | None, output: str, allow_import: bool | None, as_json: bool
+) -> None:
     """Go on with a run that was stopped or killed.
 
     Nothing that is committed is done again. RUN is a run id (looked up below --output), a directory or a URL. The
@@ -117,7 +125,7 @@ def resume(ctx: click.Context, run: str, nproc: int | None, output: str, as_json
 
     where = locate(run, output)
     with reserved_stdout(as_json):
-        result = api.resume(where, nproc)
+        result = api.resume(where, nproc, allow_import=allow_import)
     _finish(ctx, result, as_json)
 
 

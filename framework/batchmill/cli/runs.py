@@ -17,6 +17,7 @@ from batchmill.cli.display import (
     show_table,
 )
 from batchmill.cli.locate import locate, output_option
+from batchmill.engine.safe_text import printable
 from batchmill.errors import EXIT_ERROR_BUDGET
 
 _LISTED_INTERVALS = 5
@@ -162,7 +163,7 @@ def verify(ctx: click.Context, run: str, output: str, as_json: bool) -> None:
         else:
             out.print(f"DAMAGED: {where}: {len(found['problems'])} problems; {checked}.", markup=False, soft_wrap=True)
             for problem in found["problems"]:
-                out.print(f"  - {problem}", markup=False, soft_wrap=True)
+                out.print(f"  - {printable(problem, keep='')}", markup=False, soft_wrap=True)
     if not found["ok"]:
         ctx.exit(EXIT_ERROR_BUDGET)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,7 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from batchmill.cli.display import first_sentence, number, percent, show_json, show_table
-from batchmill.cli.failures import EXIT_INTERRUPTED, report
+from batchmill.cli.failures import EXIT_INTERRUPTED, report, report_unexpected
+from batchmill.engine.safe_text import safe_text
 from batchmill.errors import (
     EXIT_ALREADY_RUNNING,
     EXIT_COMPLETE,
@@ -80,10 +79,10 @@ def _run_job(job: SweepJob) -> Outcome:
         return Outcome(job, error="interrupted", exit_code=EXIT_INTERRUPTED)
     except BatchmillError as error:
         report(error)
-        return Outcome(job, error=str(error), exit_code=error.exit_code)
+        return Outcome(job, error=safe_text(str(error)), exit_code=error.exit_code)
     except Exception as error:  # one job's bug must not cost the others' results
-        traceback.print_exc(file=sys.stderr)
-        return Outcome(job, error=f"{type(error).__name__}: {error}", exit_code=EXIT_INTERNAL)
+        report_unexpected()
+        return Outcome(job, error=safe_text(f"{type(error).__name__}: {error}"), exit_code=EXIT_INTERNAL)
     return Outcome(job, result, exit_code=result.exit_code)
 
 

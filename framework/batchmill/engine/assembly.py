@@ -13,6 +13,7 @@ from typing import Any
 from batchmill.components import Component, ComponentRegistry, Kind
 from batchmill.contracts.run import RunRequest, Selection
 from batchmill.contracts.storage import Storage
+from batchmill.engine.confidential import redact, reveal
 from batchmill.errors import ConfigError, PluginError, did_you_mean
 
 _SINGLE = {
@@ -91,9 +92,11 @@ class Assembler:
         if selection.instance is not None:
             return selection.instance(*runtime) if isinstance(selection.instance, type) else selection.instance
         if ":" in selection.name:
-            return self._call(kind, selection.name, self._import(kind, selection.name), runtime, selection.settings)
+            imported = self._import(kind, selection.name)
+            return self._call(kind, selection.name, imported, runtime, reveal(selection.settings, kind.value))
         component = self.registry.get(kind, selection.name)
-        settings = {name: self._resolved(component, name, value) for name, value in selection.settings.items()}
+        revealed = reveal(selection.settings, kind.value)
+        settings = {name: self._resolved(component, name, value) for name, value in revealed.items()}
         return self._call(kind, selection.name, component.load(), runtime, settings)
 
     def resolve(self, kind: Kind, name: str) -> Any:
@@ -114,7 +117,14 @@ class Assembler:
             raise ConfigError(f"{kind.noun} {name!r} does not take these settings: {error}.") from error
         except ValueError:  # no signature to be had (some classes written in C): the call itself will tell
             pass
-        return factory(*runtime, **settings)
+        try:
+            return factory(*runtime, **settings)
+        except Exception as error:
+            shown = redact(str(error))
+            if shown == str(error):
+                raise
+            # Without its cause, which would show the secret.
+            raise ConfigError(f"{kind.noun} {name!r} cannot be built: {type(error).__name__}: {shown}") from None
 
     def _import(self, kind: Kind, name: str) -> Any:
         if not self._allow_import:

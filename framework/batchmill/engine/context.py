@@ -14,6 +14,7 @@ import torch
 from batchmill.components import Kind
 from batchmill.contracts.distributed import DistributedContext
 from batchmill.contracts.profiler import Profiler
+from batchmill.engine.confidential import reveal
 from batchmill.engine.reduction import ReducerSet
 from batchmill.errors import ConfigError, OutputError
 
@@ -144,7 +145,7 @@ class TorchBatchProcessorContext:
 
     def get_hparams(self) -> dict[str, Any]:
         """Return the run's ``hparams``, with ``model_name`` and ``model_version`` if config set them."""
-        return dict(self._hparams)
+        return dict(reveal(self._hparams, "hparams"))
 
     def get_tensorboard_path(self) -> Path:
         """Return a local directory for TensorBoard files of this rank."""

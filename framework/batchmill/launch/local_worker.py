@@ -15,6 +15,7 @@ from typing import Any
 
 from batchmill.contracts.distributed import DistributedContext
 from batchmill.contracts.run import RunRequest
+from batchmill.engine.confidential import redact
 from batchmill.engine.stopping import StopFlag, grace_of, stop_on_signals
 from batchmill.errors import EXIT_COMPLETE, EXIT_INTERNAL, EXIT_PREEMPTED, BatchmillError
 from batchmill.launch.channel import Channel
@@ -77,11 +78,11 @@ def _work(channel: Channel, line: _Line, life: _SignsOfLife) -> int:
         surroundings.callbacks = build_callbacks(request, registry)
         result = execute(request, registry, surroundings)
     except BatchmillError as error:
-        trace = "".join(traceback.format_exception(error))
-        channel.send("failed", error=type(error).__name__, message=str(error), trace=trace)
+        trace = redact("".join(traceback.format_exception(error)))
+        channel.send("failed", error=type(error).__name__, message=redact(str(error)), trace=trace)
         return error.exit_code
     except Exception as error:  # a fault of ours or of a plugin: told whole, and fatal for the run
-        channel.send("failed", error="", message=repr(error), trace=traceback.format_exc())
+        channel.send("failed", error="", message=redact(repr(error)), trace=redact(traceback.format_exc()))
         return EXIT_INTERNAL
     channel.send("finished", complete=result.complete, reason=result.stop_reason, samples=progress.samples)
     return EXIT_COMPLETE if result.complete else EXIT_PREEMPTED

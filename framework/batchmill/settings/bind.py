@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from batchmill.components import Component, Kind
 from batchmill.contracts.run import RunRequest, Selection
+from batchmill.engine.confidential import refuse_plain_secrets
 from batchmill.errors import ConfigError, UnknownComponentError
 from batchmill.plugin_manager import Catalog, get_catalog
 from batchmill.settings.explain import explain_value, unknown_component, unknown_key
@@ -72,6 +73,7 @@ def bind(tree: Mapping[str, Any], catalog: Catalog, given: Mapping[str, Selectio
     given = given or {}
     groups = {kind.value for kind in GROUPS}
     known = field_types(RootConfig)
+    refuse_plain_secrets(tree, "")
     for key in tree:
         if key not in groups and key not in known:
             raise unknown_key("The configuration", str(key), [*known, *groups], "key")
@@ -155,6 +157,7 @@ def _checked(
 ) -> tuple[Selection, list[tuple[str, str]]]:
     """Return a selection and what it still lacks, as (whose, dotted key)."""
     refuse_code(escape(dict(settings)), where)
+    refuse_plain_secrets(settings, where)
     if ":" in name:
         _refuse_import(kind, name, f"{where}.name", catalog, allow_import)
         return Selection(name, plain(settings)), []

@@ -8,8 +8,9 @@ from typing import Any
 
 from batchmill.errors import ConfigError
 
-# ${oc.env:NAME} reads the environment. Any other resolver is whatever code this process registered for it.
-ALLOWED_RESOLVERS = frozenset({"oc.env"})
+# ${oc.env:NAME} reads the environment, ${secret:NAME} stays as it is until a component is built. Any other resolver is
+# whatever code this process registered for it.
+ALLOWED_RESOLVERS = frozenset({"oc.env", "secret"})
 
 _OPENING = re.compile(r"(\\*)\$\{")
 
@@ -22,7 +23,7 @@ def refuse_code(tree: Any, where: str = "") -> None:
         where: Dotted key of ``tree``, for messages.
 
     Raises:
-        ConfigError: There is a ``_target_`` key, or an interpolation with a resolver other than ``oc.env``.
+        ConfigError: There is a ``_target_`` key, or an interpolation with a resolver that is not allowed.
     """
     if isinstance(tree, dict):
         for key, value in tree.items():
@@ -47,7 +48,7 @@ def refused_target(where: str) -> ConfigError:
 
 
 def refuse_resolvers(text: str, where: str) -> None:
-    """Refuse every resolver but ``oc.env`` in one value.
+    """Refuse every resolver but those allowed in one value.
 
     Raises:
         ConfigError: ``text`` calls another resolver.
@@ -56,7 +57,8 @@ def refuse_resolvers(text: str, where: str) -> None:
         if name not in ALLOWED_RESOLVERS:
             raise ConfigError(
                 f"{where} uses the resolver {name!r} in {text!r}, which is refused: a value may refer to "
-                f"another key, as in ${{batch_size}}, or to the environment, as in ${{oc.env:HOME}}."
+                f"another key, as in ${{batch_size}}, to the environment, as in ${{oc.env:HOME}}, or to a secret, as "
+                f"in ${{secret:NAME}}."
             )
 
 

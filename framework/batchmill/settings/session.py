@@ -6,29 +6,27 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from hydra import compose, initialize_config_module
-from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.core.plugins import Plugins
-from hydra.core.utils import JobRuntime
 from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigSource
-from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
-from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from batchmill.components import Kind
+from batchmill.engine.confidential import refuse_in_override
 from batchmill.errors import ConfigError, PluginError
 from batchmill.plugin_manager import Catalog
 from batchmill.settings.explain import explain, kind_of_group, one_paragraph
+from batchmill.settings.hydra_state import borrowed_hydra, keep_own_resolvers
+from batchmill.settings.preset_files import SCHEME
 from batchmill.settings.root import FREE_MAPPINGS, GROUPS, NAMED_KINDS, RootConfig
 from batchmill.settings.safety import refuse_code, refuse_resolvers, refused_target
 from batchmill.settings.schemas import schema_node
@@ -36,22 +34,12 @@ from batchmill.settings.schemas import schema_node
 CONFIG_PACKAGE = "batchmill_conf"
 CONFIG_NAME = "config"
 ROOT_SCHEMA = "batchmill_root"
+ALLOW_KEY = "allow_import"
 # Hydra 1.3 warns without it and 1.4 will warn with it.
 _VERSION_BASE = "1.3"
 
 # Hydra keeps its state in globals, so one composition goes on at a time.
 _LOCK = threading.RLock()
-
-
-class BatchmillSearchPath(SearchPathPlugin):
-    """Adds the plugins' preset packages and the user's folder, during a session and at no other time."""
-
-    entries: ClassVar[list[tuple[str, str]]] = []
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Append this session's places; Hydra looks them up after Batchmill's own presets."""
-        for provider, path in self.entries:
-            search_path.append(provider, path)
 
 
 class Session:
@@ -68,6 +56,8 @@ class Session:
         Raises:
             ConfigError: One cannot be read, or would have no effect or run code.
         """
+        for line in overrides:
+            refuse_in_override(line)
         with self._explained():
             # The loader lets glob(*) find the names in a config group.
             parsed = OverridesParser.create(config_loader=self._loader).parse_overrides(list(overrides))
@@ -81,7 +71,9 @@ class Session:
         Raises:
             ConfigError: A name or key is unknown, a value has the wrong type, or the config would run code.
         """
+        allowed = False
         for override in self.parse(overrides):
+            allowed = allowed or (override.key_or_group == ALLOW_KEY and override.value() is True)
             if override.is_sweep_override():
                 raise ConfigError(
                     f"{override.input_line} gives several values: add -m (--multirun) to run one job for "
@@ -95,6 +87,11 @@ class Session:
         with self._explained():
             tree = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
         assert isinstance(tree, dict)
+        if tree.get(ALLOW_KEY) is True and not allowed:
+            raise ConfigError(
+                f"A preset sets {ALLOW_KEY}=true, which lets the configuration run code. That is for you alone to say: "
+                f"write {ALLOW_KEY}=true on the command line, or choose another preset."
+            )
         return {str(key): value for key, value in tree.items()}
 
     def _refuse_ambiguous(self, overrides: Sequence[str]) -> None:
@@ -115,6 +112,9 @@ class Session:
         try:
             yield
         except (HydraException, OmegaConfBaseException) as error:
+            refused = _refusal_in(error)
+            if refused is not None:
+                raise refused from None
             missing = getattr(error, "missing_cfg_file", None)
             if missing in self._unusable:
                 raise self._unusable[missing] from None
@@ -136,7 +136,7 @@ def open_session(catalog: Catalog, config_dir: str | Path | None = None) -> Iter
         config_dir: Folder with presets of the user's own.
 
     Raises:
-        ConfigError: ``config_dir`` is no folder, or a Hydra plugin that is installed here breaks Hydra.
+        ConfigError: ``config_dir`` is no folder.
         PluginError: A plugin names a preset package that does not exist.
     """
     entries = [("plugin", f"pkg://{package}") for package in catalog.config_packages()]
@@ -144,43 +144,23 @@ def open_session(catalog: Catalog, config_dir: str | Path | None = None) -> Iter
         folder = Path(config_dir).expanduser().resolve()
         if not folder.is_dir():
             raise ConfigError(f"--config-dir {str(config_dir)!r} is not a folder ({folder}).")
-        entries.append(("--config-dir", f"file://{folder}"))
-    with _LOCK:
-        try:
-            Plugins.instance().register(BatchmillSearchPath)
-        except Exception as error:  # Hydra imports every installed hydra_plugins module, whatever it does
-            raise ConfigError(
-                f"Hydra cannot start, because a Hydra plugin installed in this environment fails: "
-                f"{type(error).__name__}: {error}. Uninstall it."
-            ) from error
-        with _borrowed_globals():
-            BatchmillSearchPath.entries = entries
-            unusable = _store_schemas(catalog)
-            with initialize_config_module(CONFIG_PACKAGE, job_name="batchmill", version_base=_VERSION_BASE):
-                yield Session(catalog, unusable)
+        entries.append(("--config-dir", f"{SCHEME}://{folder}"))
+    with _LOCK, borrowed_hydra(entries):
+        unusable = _store_schemas(catalog)
+        with initialize_config_module(CONFIG_PACKAGE, job_name="batchmill", version_base=_VERSION_BASE):
+            keep_own_resolvers()
+            yield Session(catalog, unusable)
 
 
-@contextmanager
-def _borrowed_globals() -> Iterator[None]:
-    """Put back what a session changes, for a caller that is a Hydra application itself."""
-    places: list[tuple[Any, str]] = [
-        (GlobalHydra.instance(), "hydra"),
-        (ConfigStore.instance(), "repo"),
-        (VersionBase.instance(), "version_base"),
-        (JobRuntime.instance(), "conf"),
-        (BatchmillSearchPath, "entries"),
-    ]
-    before = [(owner, name, getattr(owner, name)) for owner, name in places]
-    instance = GlobalHydra.instance()
-    instance.hydra = None
-    ConfigStore.instance().repo = _copied(ConfigStore.instance().repo)
-    JobRuntime.instance().conf = OmegaConf.create()
-    try:
-        yield
-    finally:
-        GlobalHydra.set_instance(instance)  # Hydra itself puts a copy there
-        for owner, name, value in before:
-            setattr(owner, name, value)
+def _refusal_in(error: BaseException) -> ConfigError | None:
+    """Return the error that one of our resolvers raised, from inside those that OmegaConf makes of it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ConfigError):
+            key = getattr(error, "full_key", None)
+            return ConfigError(f"{key}: {cause}") if key else cause
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def _defined_twice(sources: Iterable[ConfigSource]) -> dict[str, list[str]]:
@@ -192,10 +172,6 @@ def _defined_twice(sources: Iterable[ConfigSource]) -> dict[str, list[str]]:
                 for name in source.list(kind.value, ObjectType.CONFIG):
                     places.setdefault(f"{kind.value}/{name}", []).append(f"{source.provider} ({source.path})")
     return {path: found for path, found in places.items() if len(found) > 1}
-
-
-def _copied(repo: dict[str, Any]) -> dict[str, Any]:
-    return {key: _copied(value) if isinstance(value, dict) else value for key, value in repo.items()}
 
 
 def _store_schemas(catalog: Catalog) -> dict[str, PluginError]:
@@ -243,6 +219,8 @@ def _refuse_override(override: Override) -> None:
         raise ConfigError(f"{line}: a run has one {kind.noun}; write {key}={given} without '+'.")
     if kind in NAMED_KINDS and isinstance(value, list):
         for name in value:
+            if not isinstance(name, str):
+                raise ConfigError(f"{line}: {_how_to_select(kind)}")
             if value.count(name) > 1:
                 raise ConfigError(
                     f"{line} selects {name!r} twice. Add the second under a name of its own, with "

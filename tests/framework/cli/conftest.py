@@ -55,14 +55,16 @@ class Engine:
     def __init__(self) -> None:
         self.requests: list[RunRequest] = []
         self.resumed: list[tuple[str, int | None]] = []
+        self.allowed: list[bool | None] = []
         self.answers: list[RunResult | Exception] = []
 
     def run_request(self, request: RunRequest) -> RunResult:
         self.requests.append(request)
         return self._answer()
 
-    def resume(self, run: str, nproc: int | None = None) -> RunResult:
+    def resume(self, run: str, nproc: int | None = None, allow_import: bool | None = None) -> RunResult:
         self.resumed.append((run, nproc))
+        self.allowed.append(allow_import)
         return self._answer()
 
     def _answer(self) -> RunResult:

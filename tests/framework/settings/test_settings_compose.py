@@ -15,7 +15,7 @@ from batchmill import settings
 from batchmill.contracts.run import RunRequest, Selection
 from batchmill.errors import ConfigError
 from batchmill.plugin_manager import Catalog
-from batchmill.settings.session import BatchmillSearchPath
+from batchmill.settings.hydra_state import BatchmillSearchPath
 
 TIMES = {
     "path": "data",
