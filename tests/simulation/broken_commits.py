@@ -139,3 +139,8 @@ def _delete(self: CommitLog, staged: Mapping[str, list[dict[str, Any]]], kept: I
     for name in (named["name"] for group in staged.values() for named in group):
         if name not in kept:
             with_retries(lambda name=name: self._storage.delete(name))  # type: ignore[misc]
+
+
+def without_bad(self: CommitLog, draft: ChunkDraft, staged: Mapping[str, list[dict[str, Any]]]) -> bytes:
+    """Say nothing of samples that were set aside."""
+    return _record_bytes(self, dataclasses.replace(draft, quarantined=[]), staged)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from batchmill.engine import claims, commit_log, finish, reduction, run, sideline
+from batchmill.engine import claims, commit_log, finish, recovery, reduction, run, sideline
 from batchmill.engine.retries import with_retries
 from batchmill.engine.run_directory import RunDirectory, open_existing
 from batchmill.engine.serialization import decode_value, encode_value
@@ -13,6 +13,7 @@ from batchmill.engine.serialization import decode_value, encode_value
 from .runtime import active
 
 _take_partials, _fold_reducers = reduction.ReducerSet.take_partials, reduction.ReducerSet.fold
+_start_afresh = recovery.ChunkRecovery._start_afresh
 _look, _work, _report, _fold = claims.Takeover.look, run._work, sideline.Sideline.report, finish._fold
 
 
@@ -69,6 +70,15 @@ def fold_as_they_came(self: reduction.ReducerSet, partials: Sequence[Mapping[str
 def leaking_partials(self: reduction.ReducerSet) -> dict[str, Any]:
     """Forget to reset reducers."""
     return {name: encode_value(decode_value(reducer.per_slot_reduce())) for name, reducer in self._reducers.items()}
+
+
+def start_with_leftovers(self: recovery.ChunkRecovery, chunk: int) -> Any:
+    """Process a chunk again on top of what its first try has left in the reducers."""
+    reset, self.reducers.reset = self.reducers.reset, lambda: None  # type: ignore[method-assign]
+    try:
+        return _start_afresh(self, chunk)
+    finally:
+        self.reducers.reset = reset  # type: ignore[method-assign]
 
 
 # -- reports

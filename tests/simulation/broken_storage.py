@@ -19,6 +19,26 @@ _real_put, _real_put_if_absent = LocalStorage.put, LocalStorage.put_if_absent
 _real_objects_put, _real_objects_put_if_absent = ObjectStorage.put, ObjectStorage.put_if_absent
 
 
+def parts(path: str) -> bool:
+    """Whether a path is that of a part."""
+    return path.startswith("parts/")
+
+
+def records(path: str) -> bool:
+    """Whether a path is that of a commit record."""
+    return path.startswith("commits/")
+
+
+def ends(path: str) -> bool:
+    """Whether a path is that of a result."""
+    return path in ("result.json", "_SUCCESS")
+
+
+def manifest(path: str) -> bool:
+    """Whether a path is that of ``run.json``."""
+    return path == "run.json"
+
+
 def nothing(*arguments: Any, **named: Any) -> None:
     """Do nothing at all."""
 
@@ -79,7 +99,7 @@ def locked_put_if_absent(self: LocalStorage, path: str, data: bytes) -> bool:
     """Overwrite where this launch holds the lock."""
     simulation = active()
     ours = any(holder.group == simulation.current_process().group for holder in simulation.locks.values())
-    if ours and path.startswith("commits/"):
+    if ours and records(path):
         _real_put(self, path, data)
         return True
     return _real_put_if_absent(self, path, data)
@@ -87,7 +107,7 @@ def locked_put_if_absent(self: LocalStorage, path: str, data: bytes) -> bool:
 
 def create_in_place(self: LocalStorage, path: str, data: bytes) -> bool:
     """Create records under their final name, and then write them piece by piece."""
-    if not path.startswith("commits/"):
+    if not records(path):
         return _real_put_if_absent(self, path, data)
     with posix.as_storage_error("create", path):
         target = self._locate(path)
@@ -109,7 +129,7 @@ def write_shared_temporary(folder: str, data: bytes) -> str:
 
 def put_in_place(self: LocalStorage, path: str, data: bytes) -> None:
     """Write parts under their final name, piece by piece."""
-    if not path.startswith("parts/"):
+    if not parts(path):
         _real_put(self, path, data)
         return
     with posix.as_storage_error("write", path):
@@ -121,7 +141,7 @@ def put_in_place(self: LocalStorage, path: str, data: bytes) -> None:
 
 def put_after_torn_part(self: LocalStorage, path: str, data: bytes) -> None:
     """Leave a torn part under a name that nobody will ever use, and then put as usual."""
-    if path.startswith("parts/"):
+    if parts(path):
         with posix.as_storage_error("write", path):
             torn = self._locate(f"{path}.{posix.secrets.token_hex(4)}")
             self._prepare_folder(os.path.dirname(torn))
@@ -131,7 +151,7 @@ def put_after_torn_part(self: LocalStorage, path: str, data: bytes) -> None:
 
 def put_objects_after_torn_part(self: ObjectStorage, path: str, data: bytes) -> None:
     """See ``put_after_torn_part``."""
-    if path.startswith("parts/"):
+    if parts(path):
         _real_objects_put(self, f"{path}.{active().token_hex(4)}", data[: len(data) // 2])
     _real_objects_put(self, path, data)
 

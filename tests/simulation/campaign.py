@@ -106,7 +106,8 @@ class MutantFindings:
         share = 100 * self.caught / self.schedules if self.schedules else math.nan
         verdict = "ok" if self.as_it_should else "NOT AS IT SHOULD BE"
         counts = f"{self.mutant.name:<24}{self.caught:>6}/{self.schedules:<6}{share:>6.1f} %"
-        return f"{counts}  {verdict:<4}{self.example[:90]}"
+        first = "" if self.first is None else f"seed {self.first}: "
+        return f"{counts}  {verdict:<4}{first}{self.example[:90]}"
 
 
 def run_seeds(seeds: Sequence[int]) -> Findings:

@@ -30,9 +30,10 @@ DOUBLE_LAUNCH, OTHER_SIZE, RESUME, LATE_ZOMBIE = (
     "zombie woken at the end",
 )
 STRANGER: Final = "launch with other settings"
+BAD_SAMPLE: Final = "sample that fails"
 CLASSES: Final = (
     *STRIKES, ERROR_BEFORE, ERROR_AFTER, DISK_FULL, SHORT_WRITE, *REQUEST_FATES, STALE,
-    DOUBLE_LAUNCH, OTHER_SIZE, RESUME, LATE_ZOMBIE, STRANGER,
+    DOUBLE_LAUNCH, OTHER_SIZE, RESUME, LATE_ZOMBIE, STRANGER, BAD_SAMPLE,
 )  # fmt: skip
 
 # Protocols break at changes, and even more between a change and the moment when it is known to be durable.

@@ -16,6 +16,7 @@ from batchmill.engine import (
     commit_log,
     committer,
     finish,
+    recovery,
     reduction,
     run,
     run_directory,
@@ -29,22 +30,6 @@ from . import broken_endings as endings
 from . import broken_folding as folding
 from . import broken_storage as storage
 from .mutant import Mutant, Replacement
-
-
-def _parts(path: str) -> bool:
-    return path.startswith("parts/")
-
-
-def _records(path: str) -> bool:
-    return path.startswith("commits/")
-
-
-def _ends(path: str) -> bool:
-    return path in ("result.json", "_SUCCESS")
-
-
-def _manifest(path: str) -> bool:
-    return path == "run.json"
 
 
 def _local(method: str, value: Callable[..., Any]) -> Replacement:
@@ -73,17 +58,17 @@ MUTANTS: tuple[Mutant, ...] = (
         _local("put", storage.put_in_place),
         renames=True,
     ),
-    _broken("part-contents", "fsync a part's contents", _local("put", storage.put(_parts, contents=False))),
-    _broken("part-name", "fsync a part's folder", _local("put", storage.put(_parts, name=False))),
+    _broken("part-contents", "fsync a part's contents", _local("put", storage.put(storage.parts, contents=False))),
+    _broken("part-name", "fsync a part's folder", _local("put", storage.put(storage.parts, name=False))),
     _broken(
         "record-contents",
         "fsync a record's contents",
-        _local("put_if_absent", storage.put_if_absent(_records, contents=False)),
+        _local("put_if_absent", storage.put_if_absent(storage.records, contents=False)),
     ),
     _broken(
         "record-name",
         "fsync the folder of records before a record is announced",
-        _local("put_if_absent", storage.put_if_absent(_records, name=False)),
+        _local("put_if_absent", storage.put_if_absent(storage.records, name=False)),
     ),
     _broken(
         "record-in-place",
@@ -98,17 +83,17 @@ MUTANTS: tuple[Mutant, ...] = (
     _broken(
         "manifest-contents",
         "fsync the contents of run.json",
-        _local("put_if_absent", storage.put_if_absent(_manifest, contents=False)),
+        _local("put_if_absent", storage.put_if_absent(storage.manifest, contents=False)),
     ),
     _broken(
         "result-contents",
         "fsync the contents of result.json",
-        _local("put_if_absent", storage.put_if_absent(_ends, contents=False)),
+        _local("put_if_absent", storage.put_if_absent(storage.ends, contents=False)),
     ),
     _broken(
         "result-name",
         "fsync the folder of result.json before exit code 0",
-        _local("put_if_absent", storage.put_if_absent(_ends, name=False)),
+        _local("put_if_absent", storage.put_if_absent(storage.ends, name=False)),
     ),
     _broken(
         "folder-names", "fsync the folders that hold new folders", (posix, "make_folder_durable", storage.make_folder)
@@ -118,20 +103,20 @@ MUTANTS: tuple[Mutant, ...] = (
     _broken(
         "overwriting-record",
         "create a record exclusively, by link or If-None-Match",
-        _local("put_if_absent", storage.put_if_absent(_records, publish=storage.by_rename)),
-        _objects("put_if_absent", storage.overwriting_objects(_records)),
+        _local("put_if_absent", storage.put_if_absent(storage.records, publish=storage.by_rename)),
+        _objects("put_if_absent", storage.overwriting_objects(storage.records)),
     ),
     _broken(
         "check-then-write",
         "create a record in one step, not by looking first",
-        _local("put_if_absent", storage.put_if_absent(_records, publish=storage.by_checked_rename)),
-        _objects("put_if_absent", storage.checked_objects(_records)),
+        _local("put_if_absent", storage.put_if_absent(storage.records, publish=storage.by_checked_rename)),
+        _objects("put_if_absent", storage.checked_objects(storage.records)),
     ),
     _broken(
         "lock-instead",
         "never trust the lock: it may be held twice, or by a zombie",
         _local("put_if_absent", storage.locked_put_if_absent),
-        _objects("put_if_absent", storage.overwriting_objects(_records)),
+        _objects("put_if_absent", storage.overwriting_objects(storage.records)),
     ),
     _broken(
         "unclear-is-lost",
@@ -143,7 +128,12 @@ MUTANTS: tuple[Mutant, ...] = (
         "settle an unclear answer by reading back: it may be lost",
         _log("_create", commits.unclear_is_won),
     ),
-    _broken("unclear-anew", "retry an unclear answer with the same attempt", _log("commit", commits.unclear_anew)),
+    _broken(
+        "unclear-anew",
+        "retry an unclear answer with the same attempt",
+        _log("commit", commits.unclear_anew),
+        seen_at=46,
+    ),
     _broken("no-read-back", "'there already' may be one's own echo", _log("commit", commits.no_read_back)),
     _broken(
         "read-back-unsynced", "make a record found by reading back durable", _log("_create", commits.unsynced_read_back)
@@ -164,7 +154,10 @@ MUTANTS: tuple[Mutant, ...] = (
         (claims.Takeover, "look", folding.garbage_while_waiting),
     ),
     _broken(
-        "sidecar-is-garbage", "a record's partials file is no garbage", (finish, "named_paths", folding.without_sidecar)
+        "sidecar-is-garbage",
+        "a record's partials file is no garbage",
+        (finish, "named_paths", folding.without_sidecar),
+        seen_at=44,
     ),
     # -- metrics
     _broken(
@@ -189,11 +182,24 @@ MUTANTS: tuple[Mutant, ...] = (
         "whoever folds makes good the reports of workers that died",
         (finish, "_fold", folding.fold_without_reports),
     ),
+    # -- samples that fail
+    _broken("silent-quarantine", "a record names the samples set aside", _log("_record_bytes", commits.without_bad)),
+    _broken(
+        "failed-calls-count",
+        "what a call that failed has added to reducers is dropped",
+        (recovery.ChunkRecovery, "_start_afresh", folding.start_with_leftovers),
+    ),
+    _broken(
+        "trials-count",
+        "trials that look for bad samples hand nothing over",
+        (worker.Worker, "_open_chunk_anew", storage.nothing),
+    ),
     # -- the end of a run
     _broken(
         "unsynced-finish",
         "fsync all records before the result",
         (run, "finish_run", endings.finish_run_otherwise(sync=False)),
+        seen_at=163,
     ),
     _broken(
         "overwriting-result",
@@ -204,6 +210,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "success-first",
         "write _SUCCESS after the result",
         (run, "finish_run", endings.finish_run_otherwise(success_first=True)),
+        seen_at=35,
     ),
     _broken(
         "no-result",
@@ -232,8 +239,8 @@ MUTANTS: tuple[Mutant, ...] = (
     _broken(
         "manifest-overwritten",
         "run.json is frozen by whoever comes first",
-        _local("put_if_absent", storage.put_if_absent(_manifest, publish=storage.by_rename)),
-        _objects("put_if_absent", storage.overwriting_objects(_manifest)),
+        _local("put_if_absent", storage.put_if_absent(storage.manifest, publish=storage.by_rename)),
+        _objects("put_if_absent", storage.overwriting_objects(storage.manifest)),
     ),
     # -- resume
     _broken(
@@ -252,6 +259,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "chunks-not-given-back",
         "the chunks of a worker that died go back to the queue",
         (chunk_board.ChunkBoard, "leave", endings.keep_chunks),
+        seen_at=217,
     ),
     _broken(
         "fingerprint-ignored",

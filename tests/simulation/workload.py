@@ -14,6 +14,7 @@ from batchmill.contracts.run import RunRequest, Selection
 from batchmill.contracts.tracker import MetricsRecord
 from batchmill.errors import ModelError
 
+from .faults import BAD_SAMPLE
 from .runtime import active
 
 RUN_ID = "run"
@@ -159,6 +160,7 @@ class Marking(batchmill.TorchBatchProcessor):
         values = [value_of(index) for index in batch]
         self.total.update(batch)
         if not set(simulation.workload.bad).isdisjoint(batch):
+            simulation.faults.injected[BAD_SAMPLE] += 1
             raise ValueError("a bad sample")  # after it was added to a reducer, which must not count
         self.floats.update(values)
         self.marks.update([mark])
