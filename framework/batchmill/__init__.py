@@ -17,6 +17,8 @@ _PUBLIC = {
     "torch_batch_process": "batchmill.api",
     "run": "batchmill.api",
     "resume": "batchmill.api",
+    "retry_quarantined": "batchmill.api",
+    "iter_quarantined": "batchmill.outputs",
     "read_outputs": "batchmill.outputs",
     "iter_outputs": "batchmill.outputs",
     "RunRequest": "batchmill.contracts.run",
@@ -111,6 +113,7 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from batchmill import client as client
     from batchmill.api import resume as resume
+    from batchmill.api import retry_quarantined as retry_quarantined
     from batchmill.api import run as run
     from batchmill.api import torch_batch_process as torch_batch_process
     from batchmill.components import Component as Component
@@ -173,4 +176,5 @@ if TYPE_CHECKING:
     from batchmill.models import Model as Model
     from batchmill.models import ModelVersion as ModelVersion
     from batchmill.outputs import iter_outputs as iter_outputs
+    from batchmill.outputs import iter_quarantined as iter_quarantined
     from batchmill.outputs import read_outputs as read_outputs

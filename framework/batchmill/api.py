@@ -14,8 +14,10 @@ from batchmill.contracts.distributed import DistributedContext
 from batchmill.contracts.launcher import Launcher
 from batchmill.contracts.run import RunRequest, RunResult, Selection
 from batchmill.engine.assembly import Assembler, open_storage
+from batchmill.engine.finish import confirmed_result, read_records, result_of
 from batchmill.engine.grid import check_sizes
-from batchmill.engine.run_directory import open_existing
+from batchmill.engine.retry_view import begin_retry, read_retries
+from batchmill.engine.run_directory import RunDirectory, open_existing
 from batchmill.engine.stopping import stop_reason
 from batchmill.engine.trust import check_leave_to_import
 from batchmill.errors import ConfigError, PluginError
@@ -187,22 +189,84 @@ def run_request(request: RunRequest) -> RunResult:
     return launcher.launch(request)
 
 
-def resume(run: str, nproc: int | None = None, *, allow_import: bool | None = None) -> RunResult:
+def resume(
+    run: str,
+    nproc: int | None = None,
+    *,
+    max_errors: int | None = None,
+    on_error: str | None = None,
+    allow_import: bool | None = None,
+) -> RunResult:
     """Go on with a run that was started from config.
 
     Args:
         run: Its directory or URL.
         nproc: Workers on this machine; None keeps the number it was started with.
-        allow_import: Whether its configuration may name code to import. None: as when it began, if nobody but this
-            user can have written its ``run.json``.
+        max_errors: Samples that may be set aside from now on; None keeps the number.
+        on_error: "quarantine" or "fail" from now on; None keeps the choice.
+        allow_import: Whether its configuration may name code to import; None: as when it was started, if nobody but
+            this user can have written its folder.
 
     Raises:
         RunNotFoundError: There is no run.
         ConfigError: It was started from Python objects, which are not stored; or somebody else may have written which
             code it imports.
     """
-    assembler = Assembler(get_catalog().registry)
-    opened = open_existing(open_storage(assembler, run))
+    opened = open_existing(open_storage(Assembler(get_catalog().registry), run))
+    request = _stored_request(opened, run)
+    if allow_import is None:
+        check_leave_to_import(request, opened.path)
+    changes: dict[str, Any] = {"max_errors": max_errors, "on_error": on_error, "allow_import": allow_import}
+    request = dataclasses.replace(request, **{key: value for key, value in changes.items() if value is not None})
+    if nproc is not None:
+        request = dataclasses.replace(request, launcher=Selection("local", {"nproc": nproc}))
+    return run_request(request)
+
+
+def retry_quarantined(run: str, nproc: int | None = None, *, max_errors: int | None = None) -> RunResult:
+    """Process the chunks that hold quarantined samples again, after what made them fail was mended.
+
+    The first result stays; the new one lies beside it (``retries/0001/``) and is what readers see once it is
+    complete. A retry that was stopped is gone on with by this function or by ``resume``.
+
+    Args:
+        run: A complete run's directory or URL.
+        nproc: Workers on this machine; None keeps the number it was started with.
+        max_errors: Samples that may fail again; None keeps the number.
+
+    Returns:
+        The new result; the old one if no sample is quarantined.
+
+    Raises:
+        RunNotFoundError: There is no run.
+        ConfigError: The run is not complete, or was started from Python objects, which are not stored. For the
+            latter the retry has begun: run the same script again with the same ``run_id``.
+    """
+    storage = open_storage(Assembler(get_catalog().registry), run)
+    opened = open_existing(storage, working=True)
+    stored = confirmed_result(opened)
+    retries = read_retries(storage)
+    if stored is None and not retries:
+        raise ConfigError(
+            f"Run {opened.run_id} is not complete, so its failed samples are not all known yet. "
+            f"Go on with 'batchmill resume {opened.path}' first."
+        )
+    if stored is not None:
+        chunks = [
+            record["chunk"] for record in read_records(opened, range(opened.grid.chunks)) if record["quarantined"]
+        ]
+        if not chunks:
+            return result_of(opened, stored)
+        begin_retry(storage, len(retries) + 1, chunks)
+    return resume(run, nproc, max_errors=max_errors)
+
+
+def _stored_request(opened: RunDirectory, run: str) -> RunRequest:
+    """Return the request that a run was started with.
+
+    Raises:
+        ConfigError: It was started from Python objects, or its directory was renamed.
+    """
     config = opened.manifest["config"]
     if "request" not in config:
         given = ", ".join(f"{key}={name}" for key, name in config.get("python", {}).items())
@@ -214,14 +278,7 @@ def resume(run: str, nproc: int | None = None, *, allow_import: bool | None = No
     base, _, name = opened.path.rstrip("/").rpartition("/")
     if name != opened.run_id:
         raise ConfigError(f"{run} is run {opened.run_id!r}, but its directory is named {name!r}. Rename it back.")
-    request = dataclasses.replace(request, output=base or "/", run_id=opened.run_id)
-    if allow_import is None:
-        check_leave_to_import(request, opened.path)
-    else:
-        request = dataclasses.replace(request, allow_import=allow_import)
-    if nproc is not None:
-        request = dataclasses.replace(request, launcher=Selection("local", {"nproc": nproc}))
-    return run_request(request)
+    return dataclasses.replace(request, output=base or "/", run_id=opened.run_id)
 
 
 def plan(request: RunRequest) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from batchmill.components import Kind
 from batchmill.contracts.run import RunRequest, RunResult, Selection
 from batchmill.contracts.writer import Writer
 from batchmill.engine.assembly import Assembler, open_storage
+from batchmill.engine.finish import read_records
 from batchmill.engine.run_directory import RunDirectory, open_existing
 from batchmill.errors import ConfigError
 from batchmill.plugin_manager import get_catalog
@@ -53,6 +54,26 @@ def iter_outputs(run: str | RunResult, *, writer: Writer | None = None) -> Itera
     for chunk in sorted(opened.log.committed()):
         for part in opened.log.read(chunk)["parts"]:
             yield decoder.decode(opened.log.read_named(part))
+
+
+def iter_quarantined(run: str | RunResult) -> Iterator[dict[str, Any]]:
+    """Yield the samples that failed and were set aside, in dataset order.
+
+    Args:
+        run: A run's directory or URL, or its result.
+
+    Yields:
+        ``index`` (the sample), ``stage`` ("load", "process" or "output"), ``error`` (the exception's class),
+        ``message`` and ``traceback``.
+
+    Raises:
+        RunNotFoundError: There is no run.
+        CorruptRunError: A record is damaged.
+    """
+    where = run.path if isinstance(run, RunResult) else str(run)
+    opened = open_existing(open_storage(Assembler(get_catalog().registry), where))
+    for record in read_records(opened, sorted(opened.log.committed())):
+        yield from record["quarantined"]
 
 
 def writer_of(run: RunDirectory) -> Writer:

@@ -10,6 +10,7 @@ from batchmill import __version__
 from batchmill.cli.doctor import doctor
 from batchmill.cli.failures import EXIT_INTERRUPTED, report, report_unexpected
 from batchmill.cli.plugins import plugins
+from batchmill.cli.quarantine import quarantined, retry_quarantined
 from batchmill.cli.run import resume, run
 from batchmill.cli.runs import ls, repair, show, verify
 from batchmill.errors import EXIT_INTERNAL, BatchmillError, did_you_mean
@@ -65,6 +66,7 @@ def app() -> None:
     batchmill run processor=NAME dataset=NAME ...       run it; kill it whenever you like
     batchmill ls                                        what ran, how far it got, its metrics
     batchmill resume RUN --nproc 4                      go on, with any number of workers
+    batchmill retry-quarantined RUN                     try samples that failed again
     batchmill verify RUN                                check every digest and every index
     batchmill repair RUN                                set aside what is damaged, compute it again
 
@@ -72,5 +74,5 @@ def app() -> None:
     """  # noqa: D301 - click's mark
 
 
-for command in (run, resume, ls, show, verify, repair, plugins, doctor):
+for command in (run, resume, ls, show, quarantined, retry_quarantined, verify, repair, plugins, doctor):
     app.add_command(command)

@@ -43,7 +43,7 @@ def run(
     config_dir: str | None,
     as_json: bool,
 ) -> None:
-    """Compose a run from names and settings, and run it to its end.
+    """Compose a run from names and settings and do it.
 
     OVERRIDES are Hydra's key=value. A component is chosen by name, its settings follow it; `batchmill plugins`
     lists both. The same run_id resumes.
@@ -105,10 +105,21 @@ def run(
     help="Whether its configuration may name code to import; by default as when it began, if only you can have "
     "written its folder.",
 )
+@click.option("--max-errors", type=click.IntRange(min=0), help="Samples that may fail; by default as before.")
+@click.option(
+    "--on-error", type=click.Choice(["quarantine", "fail"]), help="What to do with them; by default as before."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output, and nothing else.")
 @click.pass_context
 def resume(
-    ctx: click.Context, run: str, nproc: int | None, output: str, allow_import: bool | None, as_json: bool
+    ctx: click.Context,
+    run: str,
+    nproc: int | None,
+    output: str,
+    allow_import: bool | None,
+    max_errors: int | None,
+    on_error: str | None,
+    as_json: bool,
 ) -> None:
     """Go on with a run that was stopped or killed.
 
@@ -125,8 +136,8 @@ def resume(
 
     where = locate(run, output)
     with reserved_stdout(as_json):
-        result = api.resume(where, nproc, allow_import=allow_import)
-    _finish(ctx, result, as_json)
+        result = api.resume(where, nproc, max_errors=max_errors, on_error=on_error, allow_import=allow_import)
+    finish(ctx, result, as_json)
 
 
 def _run_one(ctx: click.Context, request: RunRequest, as_json: bool) -> None:
@@ -134,10 +145,11 @@ def _run_one(ctx: click.Context, request: RunRequest, as_json: bool) -> None:
 
     with reserved_stdout(as_json):
         result = api.run_request(request)
-    _finish(ctx, result, as_json)
+    finish(ctx, result, as_json)
 
 
-def _finish(ctx: click.Context, result: RunResult, as_json: bool) -> None:
+def finish(ctx: click.Context, result: RunResult, as_json: bool) -> None:
+    """Print a result and leave with its exit code."""
     if _speaks():
         if as_json:
             show_json(dataclasses.asdict(result))
@@ -150,7 +162,7 @@ def show_result(result: RunResult) -> None:
     """Print what a run came to, where its outputs lie and what to do next."""
     facts: list[tuple[str, object]] = [("samples", f"{result.samples:,} committed ({percent(result.coverage)})")]
     if result.quarantined:
-        facts.append(("quarantined", f"{result.quarantined:,} samples failed and were set aside, with their reasons"))
+        facts.append(("quarantined", f"{result.quarantined:,} samples failed: batchmill quarantined {result.path}"))
     facts += [(name, number(value)) for name, value in result.metrics.items()]
     facts.append(("run", result.path))
     if result.outputs:

@@ -112,7 +112,7 @@ def _facts(run: dict[str, Any]) -> list[tuple[str, object]]:
     if run["model"]:
         facts.append(("model", run["model"]))
     if run.get("quarantined"):
-        facts.append(("quarantined", f"{run['quarantined']:,} samples failed and were set aside"))
+        facts.append(("quarantined", f"{run['quarantined']:,} samples failed: batchmill quarantined {run['path']}"))
     if run["files"]:
         facts.append(("files", f"{len(run['files']):,} uploaded by the processor"))
     if run["state"] != "complete":

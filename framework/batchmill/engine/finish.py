@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from batchmill.contracts.run import RunResult
-from batchmill.engine.commit_log import COMMITS, FILES, PARTS, named_paths, with_retries
+from batchmill.engine.commit_log import COMMITS, FILES, PARTS, named_paths
 from batchmill.engine.reduction import ReducerSet
+from batchmill.engine.retries import with_retries
+from batchmill.engine.retry_view import retried_chunks
 from batchmill.engine.run_directory import FORMAT, RESULT, SUCCESS, RunDirectory
 from batchmill.engine.serialization import canonical_json, seal, sha256_hex
 
@@ -16,12 +18,21 @@ Restore = Callable[[Sequence[Mapping[str, Any]]], None]
 
 # Records are small and mostly wait for storage.
 _READING_THREADS = 16
+# Handing a record to a thread takes longer than reading it from a local disk.
+_READ_TOGETHER = 64
 
 
-def read_records(run: RunDirectory, chunks: list[int]) -> Iterator[dict[str, Any]]:
+def read_records(run: RunDirectory, chunks: Iterable[int]) -> Iterator[dict[str, Any]]:
     """Yield the records of the given chunks, in their order, read side by side."""
+
+    def read_some(some: Sequence[int]) -> list[dict[str, Any]]:
+        return [run.log.read(chunk) for chunk in some]
+
+    numbers = list(chunks)
+    groups = [numbers[start : start + _READ_TOGETHER] for start in range(0, len(numbers), _READ_TOGETHER)]
     with ThreadPoolExecutor(_READING_THREADS) as pool:
-        yield from pool.map(run.log.read, chunks)
+        for records in pool.map(read_some, groups):
+            yield from records
 
 
 def finish_run(run: RunDirectory, reducers: ReducerSet, restore: Restore) -> dict[str, Any]:
@@ -64,7 +75,7 @@ def settle_run(run: RunDirectory, stored: Mapping[str, Any], restore: Restore, *
         collect: Whether to delete what no record names.
     """
     restore(final_reports(run, stored))
-    if collect:
+    if collect and not retried_chunks(run.storage):  # what a retry replaces stays whole
         collect_garbage(run, stored)
     write_success(run, stored)
 
@@ -101,9 +112,10 @@ def confirmed_result(run: RunDirectory) -> dict[str, Any] | None:
 def final_reports(run: RunDirectory, stored: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the report of the final metrics, in group ``validation`` as in the seed; None has nothing to say."""
     known = {name: value for name, value in stored["metrics"].items() if value is not None}
+    again = retried_chunks(run.storage) * run.grid.chunk_batches  # later results are told under later steps
     report = {
         "group": "validation",
-        "steps_completed": run.grid.batches,
+        "steps_completed": run.grid.batches + again,
         "metrics": known,
         "rank": 0,
         "time": run.manifest["created"],

@@ -175,7 +175,7 @@ def plan_run(request: RunRequest, registry: ComponentRegistry, world_size: int) 
     facts = json.loads(canonical_json(parts.facts))
     grid, committed = parts.grid, set[int]()
     try:
-        existing = open_existing(parts.storage)
+        existing = open_existing(parts.storage, working=True)
     except RunNotFoundError:
         pass  # the usual case: a plan for a run to come
     else:

@@ -126,8 +126,8 @@ class ErrorBudget:
         spent = sum(self._found.values())
         if spent > self.allowed:
             raise ErrorBudgetError(
-                f"{spent} samples have failed, and max_errors={self.allowed} allows no more. The last one is sample "
-                f"{index}, at stage {failure.stage}: {failure.error}: {failure.message}\n\n"
+                f"Sample {index} failed at stage {failure.stage}: {failure.error}: {failure.message}\n\n"
                 f"{failure.traceback.rstrip()}\n\n"
-                f"What is committed stays. Mend the cause and resume, or resume with a larger max_errors."
+                f"That makes {spent} failed samples, and max_errors={self.allowed} allows no more. What is committed "
+                f"stays: mend the cause and resume, or resume with a larger max_errors."
             )

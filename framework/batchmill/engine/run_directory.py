@@ -10,9 +10,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from batchmill.contracts.storage import Storage
-from batchmill.engine.commit_log import CommitLog, with_retries
+from batchmill.engine.commit_log import CommitLog
 from batchmill.engine.fingerprint import differences, digest_of
 from batchmill.engine.grid import Grid
+from batchmill.engine.retries import with_retries
+from batchmill.engine.retry_view import RESULT as RESULT
+from batchmill.engine.retry_view import SUCCESS as SUCCESS
+from batchmill.engine.retry_view import current_view
 from batchmill.engine.serialization import canonical_json, seal, unseal
 from batchmill.errors import (
     ConfigError,
@@ -23,7 +27,7 @@ from batchmill.errors import (
 )
 
 FORMAT = 1
-MANIFEST, RESULT, SUCCESS = "run.json", "result.json", "_SUCCESS"
+MANIFEST = "run.json"
 LINKS, REPORTS, LOCK = "links", "reports", ".lock"
 
 _MANIFEST_KEYS = ("format", "run_id", "created", "samples", "batch_size", "chunk_batches", "fingerprint", "config")
@@ -113,7 +117,7 @@ def open_or_create(
     data = manifest_bytes(json.loads(seal(manifest)))
     if not with_retries(lambda: storage.exists(MANIFEST)):
         with_retries(lambda: storage.put_if_absent(MANIFEST, data))
-    opened = open_existing(storage)
+    opened = open_existing(storage, working=True)
     check_fingerprint(opened, facts)
     return opened
 
@@ -134,8 +138,12 @@ def check_fingerprint(run: RunDirectory, facts: Mapping[str, Any]) -> None:
         raise ConfigMismatchError(run.run_id, differences(frozen["covers"], facts))
 
 
-def open_existing(storage: Storage) -> RunDirectory:
-    """Open a run to read it.
+def open_existing(storage: Storage, *, working: bool = False) -> RunDirectory:
+    """Open a run as its latest retry of quarantined samples sees it.
+
+    Args:
+        storage: Storage whose root is the run's directory.
+        working: Whether to work on the run; readers see the latest retry that is complete.
 
     Raises:
         RunNotFoundError: There is no ``run.json``.
@@ -158,5 +166,6 @@ def open_existing(storage: Storage) -> RunDirectory:
             f"{storage.url}/{MANIFEST} is damaged: it is another document, without {', '.join(lacking)}."
         )
     grid = Grid(manifest["samples"], manifest["batch_size"], manifest["chunk_batches"])
+    storage = current_view(storage, working=working)
     log = CommitLog(storage, grid.chunks, manifest["fingerprint"]["sha256"], grid.chunk_range)
     return RunDirectory(manifest["run_id"], storage, manifest, grid, log)

@@ -123,7 +123,7 @@ class Supervisor:
         run_id = str(self._request.run_id)
         storage = open_storage(assembler, self._path or join_url(self._request.output, run_id))
         try:
-            run = open_existing(storage)
+            run = open_existing(storage, working=True)
         except errors.RunNotFoundError:  # stopped before any worker had opened it
             return RunResult(run_id, storage.url, False, 0.0, 0, 0, {}, (), self._stop.reason)
         return result_of(run, confirmed_result(run), self._stop.reason)

@@ -56,15 +56,24 @@ class Engine:
         self.requests: list[RunRequest] = []
         self.resumed: list[tuple[str, int | None]] = []
         self.allowed: list[bool | None] = []
+        self.changes: list[dict[str, Any]] = []
         self.answers: list[RunResult | Exception] = []
 
     def run_request(self, request: RunRequest) -> RunResult:
         self.requests.append(request)
         return self._answer()
 
-    def resume(self, run: str, nproc: int | None = None, allow_import: bool | None = None) -> RunResult:
+    def resume(
+        self, run: str, nproc: int | None = None, *, allow_import: bool | None = None, **changes: Any
+    ) -> RunResult:
         self.resumed.append((run, nproc))
         self.allowed.append(allow_import)
+        self.changes.append(changes)
+        return self._answer()
+
+    def retry_quarantined(self, run: str, nproc: int | None = None, **changes: Any) -> RunResult:
+        self.resumed.append((run, nproc))
+        self.changes.append(changes)
         return self._answer()
 
     def _answer(self) -> RunResult:
@@ -79,6 +88,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
     made = Engine()
     monkeypatch.setattr("batchmill.api.run_request", made.run_request)
     monkeypatch.setattr("batchmill.api.resume", made.resume)
+    monkeypatch.setattr("batchmill.api.retry_quarantined", made.retry_quarantined)
     for variable in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS"):
         monkeypatch.delenv(variable, raising=False)
     return made

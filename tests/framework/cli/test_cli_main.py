@@ -14,7 +14,7 @@ from batchmill.cli import app
 from batchmill.errors import BatchmillError, ConfigError, StorageError
 
 Invoke = Callable[..., Result]
-VERBS = ["run", "resume", "ls", "show", "verify", "repair", "plugins", "doctor"]
+VERBS = ["run", "resume", "ls", "show", "quarantined", "retry-quarantined", "verify", "repair", "plugins", "doctor"]
 
 
 def test_version(invoke: Invoke) -> None:

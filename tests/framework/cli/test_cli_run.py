@@ -133,6 +133,7 @@ class TestResume:
         assert invoke("resume", "runs/first").exit_code == 0
         assert invoke("resume", "s3://bucket/runs/first").exit_code == 0
         assert engine.resumed == [("runs/first", 3), ("runs/first", None), ("s3://bucket/runs/first", None)]
+        assert engine.allowed == [None, None, None]
 
     def test_json(self, invoke: Invoke, engine: Any, result: Make) -> None:
         engine.answers = [result(complete=False, coverage=0.5)]
