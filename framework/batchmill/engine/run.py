@@ -22,6 +22,7 @@ from batchmill.contracts.processor import TorchBatchProcessor
 from batchmill.contracts.profiler import DISABLED_PROFILER, Profiler
 from batchmill.contracts.run import RunRequest, RunResult
 from batchmill.engine.claims import Takeover, UncommittedClaims
+from batchmill.engine.commit_log import CommitLog
 from batchmill.engine.committer import Committer
 from batchmill.engine.context import TorchBatchProcessorContext, choose_device
 from batchmill.engine.cores import available_cores
@@ -105,7 +106,7 @@ def _execute_open(opened: OpenedRun, committed: set[int], surroundings: Surround
         (f"reducers.{alias}", opened.assembler.build(Kind.REDUCER, item)) for alias, item in request.reducers.items()
     ]
     writer = opened.assembler.build(Kind.WRITER, request.writer)
-    claims, takeover = _build_claims(opened, surroundings)
+    claims, takeover = _build_claims(opened, committed, surroundings)
     others = {"tracker": opened.tracker, "writer": writer, "dataset": opened.dataset, "claims": claims}
     hooks = make_run_manager([*selected, *surroundings.callbacks, *others.items()])
     sideline = Sideline(
@@ -180,13 +181,13 @@ def build_processor(opened: OpenedRun, context: TorchBatchProcessorContext) -> T
     return processor
 
 
-def _build_claims(opened: OpenedRun, surroundings: Surroundings) -> tuple[Claims, Takeover]:
+def _build_claims(opened: OpenedRun, committed: set[int], surroundings: Surroundings) -> tuple[Claims, Takeover]:
     request, run = opened.request, opened.directory
     scope = ClaimScope(
         chunks=run.grid.chunks,
         rank=surroundings.distributed.rank,
         world_size=surroundings.distributed.size,
-        missing=run.log.missing,
+        missing=_missing(run.log, committed),
         queue=surroundings.queue,
         counter=surroundings.counter,
         joined=request.join,
@@ -195,6 +196,15 @@ def _build_claims(opened: OpenedRun, surroundings: Surroundings) -> tuple[Claims
     if not isinstance(claims, Claims):
         raise PluginError(f"claims {request.claims.name!r} is a {type(claims).__name__}; expected batchmill.Claims.")
     return claims, Takeover(scope, TAKEOVER_PATIENCE)
+
+
+def _missing(log: CommitLog, committed: set[int]) -> Callable[[], list[int]]:
+    """Return what tells the missing chunks; the first answer is from the listing that was made on opening the run.
+
+    A listing of many records takes long, and chunks committed since then are passed over one by one.
+    """
+    first = [[chunk for chunk in range(log.chunks) if chunk not in committed]]
+    return lambda: first.pop() if first else log.missing()
 
 
 def _work(

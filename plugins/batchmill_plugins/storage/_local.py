@@ -132,7 +132,10 @@ class LocalStorage(Storage):
         if any(_posix.is_hidden(name) for name in checked.split("/")):
             raise StorageError(f"Path {path!r} has a name that is reserved for unfinished writes and locks.")
         folder, _, name = checked.rpartition("/")
-        resolved = os.path.realpath(os.path.join(self._root, folder)) if folder else self._root
+        resolved = f"{self._root.rstrip('/')}/{folder}" if folder else self._root
+        if not folder or not _posix.has_link(self._root, folder):
+            return os.path.join(resolved, name)
+        resolved = os.path.realpath(resolved)
         if os.path.commonpath([resolved, self._root]) != self._root:
             raise StorageError(f"Path {path!r} leads out of {self.url} through a symbolic link, to {resolved}.")
         return os.path.join(resolved, name)

@@ -177,6 +177,19 @@ def read_file(path: str) -> bytes:
         os.close(descriptor)
 
 
+def has_link(root: str, folder: str) -> bool:
+    """Return whether a folder on the way from ``root`` down to ``folder`` is a symbolic link."""
+    current = root
+    for name in folder.split("/"):
+        current = f"{current}/{name}"
+        try:
+            if stat.S_ISLNK(os.lstat(current).st_mode):
+                return True
+        except (FileNotFoundError, NotADirectoryError):
+            return False  # nothing is there, so neither is a link further down
+    return False
+
+
 def refuse_special(path: str) -> None:
     """Raise ``StorageError`` if ``path`` exists and is not a regular file."""
     try:
