@@ -93,8 +93,10 @@ def stopped_is_complete(self: worker.Worker) -> bool:
     return _worker_work(self) or self.stop.requested
 
 
-def keep_chunks(self: ChunkBoard, rank: int) -> Answers:
-    """Leave the chunks of a worker that has gone with it."""
+def lose_chunks(self: ChunkBoard, rank: int) -> Answers:
+    """Forget the chunks of a worker that has gone."""
     if rank in self._waiting:
         self._waiting.remove(rank)
-    return {}
+    lost = self._held.pop(rank, [])
+    self._handed_out = [chunk for chunk in self._handed_out if chunk not in lost]
+    return self._serve()

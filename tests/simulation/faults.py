@@ -23,17 +23,18 @@ REFUSED, CONFLICT, UNCLEAR, LATE, REPEATED, STALE = (
 REQUEST_FATES: Final = {REFUSED: "before", CONFLICT: "conflict", UNCLEAR: "after", LATE: "late", REPEATED: "repeated"}
 
 # How a schedule is made up; counted like faults, for a campaign without them would prove less.
-DOUBLE_LAUNCH, OTHER_SIZE, RESUME, LATE_ZOMBIE = (
+DOUBLE_LAUNCH, OTHER_SIZE, RESUME, LATE_ZOMBIE, LAST_POWER_LOSS = (
     "double launch",
     "other worker count",
     "resume",
     "zombie woken at the end",
+    "power loss at the end",
 )
 STRANGER: Final = "launch with other settings"
 BAD_SAMPLE: Final = "sample that fails"
 CLASSES: Final = (
     *STRIKES, ERROR_BEFORE, ERROR_AFTER, DISK_FULL, SHORT_WRITE, *REQUEST_FATES, STALE,
-    DOUBLE_LAUNCH, OTHER_SIZE, RESUME, LATE_ZOMBIE, STRANGER, BAD_SAMPLE,
+    DOUBLE_LAUNCH, OTHER_SIZE, RESUME, LATE_ZOMBIE, LAST_POWER_LOSS, STRANGER, BAD_SAMPLE,
 )  # fmt: skip
 
 # Protocols break at changes, and even more between a change and the moment when it is known to be durable.

@@ -113,7 +113,7 @@ class _Schedule:
         self._recover()
         self._wake_zombies()
         if not simulation.objects:
-            simulation.lose_power()
+            simulation.lose_power(faults.LAST_POWER_LOSS)
             self._check_finished("after a power loss that followed the end")
         if rng.random() < 0.3:
             self._launch_to_the_end(Launch(99, "alone", 1, True))

@@ -185,12 +185,12 @@ class Simulation:
         """Let no more faults strike."""
         self.faults.active, self.scheduler.disturb = False, None
 
-    def lose_power(self) -> None:
-        """Kill everything and forget what was not durable."""
+    def lose_power(self, kind: str = faults.POWER_LOSS) -> None:
+        """Kill everything and forget what was not durable; count it as a fault of some kind."""
         for process in self.scheduler.processes:
             self.kill(process)
         if isinstance(self.world, Kernel):
-            self.faults.injected[faults.POWER_LOSS] += 1
+            self.faults.injected[kind] += 1
             self.world.lose_power(self.rng)
         self._note("POWER LOSS")
 
