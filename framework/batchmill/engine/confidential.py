@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -31,8 +31,10 @@ _VARIABLE = re.compile(r"(?:.*_)?(?:password|passwd|passphrase|secret|token|api_
 _USER = re.compile(r"(?P<before>[A-Za-z][A-Za-z0-9+.-]*://(?:[^/\s:@?#'\"]*:)?)(?P<value>[^/\s:@?#'\"]+)(?=@)")
 _QUERY = re.compile(r"(?P<before>[?&;](?P<name>[A-Za-z0-9_.-]+)=)(?P<value>[^&;\s'\"]+)")
 _PAIR = re.compile(
-    r"(?P<before>(?P<name>[A-Za-z_][A-Za-z0-9_-]*)['\"]?\s*[:=]\s*)(?P<value>'[^']*'|\"[^\"]*\"|[^\s,;}\])'\"]+)"
+    r"(?<!\$\{)(?P<before>\b(?P<name>[A-Za-z_][A-Za-z0-9_-]*)['\"]?\s*[:=]\s*)(?P<value>'[^']*'|\"[^\"]*\"|[^\s,;}\])'\"]+)"
 )
+# As in the mapping of an override: {api_key: x, auth: {password: y}}.
+_ENTRY = re.compile(r"[{,]\s*" + _PAIR.pattern)
 _LONGEST_USER = 16
 
 # Values that this process has revealed, or was given in plain text and refused.
@@ -107,6 +109,17 @@ def refuse_plain_secrets(value: Any, where: str) -> None:
         raise plain_secret(key)
 
 
+def refuse_references(values: Mapping[str, Any], keys: Iterable[str]) -> None:
+    """Refuse references to secrets in values that are shown and written as they are.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    for key in keys:
+        if _REFERENCE.search(str(values.get(key))):
+            raise ConfigError(f"{key}={values[key]} refers to a secret, but {key} is shown and written everywhere.")
+
+
 def plain_secret(where: str) -> ConfigError:
     """Return the error for a secret in plain text; it does not hold the secret."""
     return ConfigError(
@@ -143,7 +156,7 @@ def refuse_in_override(line: str) -> None:
     key = key.partition("@")[0].lstrip("+~")
     last = key.rpartition(".")[2]
     found = [value.strip().strip("'\"")] if is_secret_name(last) else []
-    found += [_unquoted(pair["value"]) for pair in _PAIR.finditer(value) if is_secret_name(pair["name"])]
+    found += [_unquoted(pair["value"]) for pair in _ENTRY.finditer(value) if is_secret_name(pair["name"])]
     for secret in (*found, *_in_urls(line)):
         if _is_plain(secret):
             _known.add(secret)

@@ -10,6 +10,7 @@ from typing import Any
 from batchmill.components import ComponentRegistry, Kind
 from batchmill.contracts.dataset import Identified
 from batchmill.contracts.run import RunRequest, Selection
+from batchmill.engine.confidential import refuse_plain_secrets
 from batchmill.engine.serialization import canonical_json, sha256_hex
 from batchmill.errors import ConfigError
 
@@ -31,8 +32,10 @@ def fingerprint_facts(
         model: Name, version and digest of the linked model version, if there is one.
 
     Raises:
-        ConfigError: A value is not JSON, so it could not be compared on resume; the message names its key.
+        ConfigError: A value is not JSON, so it could not be compared on resume, or is a secret in plain text; the
+            message names its key.
     """
+    _refuse_plain_secrets(request)
     facts: dict[str, Any] = {
         "batch_size": request.batch_size,
         "checkpoint_interval": request.checkpoint_interval,
@@ -59,6 +62,13 @@ def fingerprint_facts(
     for key, value in facts.items():
         _check_json(f"identity() of dataset {type(dataset).__qualname__}" if key == "dataset.identity" else key, value)
     return facts
+
+
+def _refuse_plain_secrets(request: RunRequest) -> None:
+    """Refuse them before anything of the request is written; of a secret by reference, the reference is a fact."""
+    for key, selection in request.selections():
+        refuse_plain_secrets(selection.settings, key)
+    refuse_plain_secrets({"output": request.output, "hparams": request.hparams, "loader": request.loader}, "")
 
 
 def digest_of(facts: Mapping[str, Any]) -> str:

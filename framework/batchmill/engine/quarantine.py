@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from batchmill.engine.commit_log import CommitLog
+from batchmill.engine.confidential import redact
 from batchmill.engine.user_code import user_trace
 from batchmill.errors import ErrorBudgetError
 
@@ -45,7 +46,7 @@ class SampleFailure:
     @classmethod
     def told(cls, stage: str, error: str, message: str, trace: str) -> SampleFailure:
         """Describe an exception that another process told of."""
-        return cls(stage, error, message[:_MESSAGE_CHARACTERS], trace[-_TRACE_CHARACTERS:])
+        return cls(stage, error, redact(message)[:_MESSAGE_CHARACTERS], redact(trace)[-_TRACE_CHARACTERS:])
 
     def to_record(self, index: int) -> dict[str, Any]:
         """Return it as a commit record keeps it, with the sample's index."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import traceback
 import unicodedata
 
 from batchmill.engine.confidential import redact
@@ -29,6 +31,18 @@ def printable(text: str, keep: str = "\n\t") -> str:
 def safe_text(text: str, keep: str = "\n\t") -> str:
     """Return a text for a terminal or a log: without secrets, and printable."""
     return printable(redact(text), keep)
+
+
+def guard_log() -> None:
+    """Make every message to the logger ``batchmill`` safe, whoever formats and stores it."""
+    logging.getLogger("batchmill").addFilter(_make_safe)
+
+
+def _make_safe(record: logging.LogRecord) -> bool:
+    record.msg, record.args = safe_text(record.getMessage(), keep=""), ()
+    if record.exc_info and record.exc_info[1] is not None:
+        record.exc_text = safe_text("".join(traceback.format_exception(record.exc_info[1])).rstrip())
+    return True
 
 
 def _escaped(character: str) -> str:

@@ -6,6 +6,7 @@ import os
 import traceback
 from typing import Any
 
+from batchmill.engine.confidential import redact
 from batchmill.errors import BatchmillError, ProcessorError
 
 
@@ -13,7 +14,7 @@ def user_error(what: str, error: Exception) -> BatchmillError:
     """Return an error that tells what user code raised, with its traceback; our own errors pass unchanged."""
     if isinstance(error, BatchmillError):
         return error
-    return ProcessorError(f"{what}: {type(error).__name__}: {error}\n\n{user_trace(error).rstrip()}")
+    return ProcessorError(redact(f"{what}: {type(error).__name__}: {error}\n\n{user_trace(error).rstrip()}"))
 
 
 def user_trace(error: BaseException) -> str:

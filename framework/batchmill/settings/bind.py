@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from batchmill.components import Component, Kind
 from batchmill.contracts.run import RunRequest, Selection
-from batchmill.engine.confidential import refuse_plain_secrets
+from batchmill.engine.confidential import refuse_plain_secrets, refuse_references
 from batchmill.errors import ConfigError, UnknownComponentError
 from batchmill.plugin_manager import Catalog, get_catalog
 from batchmill.settings.explain import explain_value, unknown_component, unknown_key
@@ -74,6 +74,7 @@ def bind(tree: Mapping[str, Any], catalog: Catalog, given: Mapping[str, Selectio
     groups = {kind.value for kind in GROUPS}
     known = field_types(RootConfig)
     refuse_plain_secrets(tree, "")
+    refuse_references(tree, ("output", "run_id", "device", "model"))
     for key in tree:
         if key not in groups and key not in known:
             raise unknown_key("The configuration", str(key), [*known, *groups], "key")

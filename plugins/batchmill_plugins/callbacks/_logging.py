@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from batchmill import ConfigError, RunResult, TorchBatchProcessorContext, hookimpl, safe_text
+from batchmill import ConfigError, RunResult, TorchBatchProcessorContext, hookimpl
 
 LOGGER = logging.getLogger("batchmill")
 
@@ -45,12 +45,12 @@ class LoggingCallback:
     @hookimpl
     def report_metrics(self, group: str, steps_completed: int, metrics: Mapping[str, Any]) -> None:
         """Log stored metrics."""
-        LOGGER.info("%s: %s at step %d: %s", self._worker, safe_text(group, keep=""), steps_completed, dict(metrics))
+        LOGGER.info("%s: %s at step %d: %s", self._worker, group, steps_completed, dict(metrics))
 
     @hookimpl
     def on_run_error(self, error: BaseException) -> None:
         """Log why the run failed."""
-        LOGGER.error("%s: %s: %s", self._worker, type(error).__name__, safe_text(str(error), keep=""))
+        LOGGER.error("%s: %s: %s", self._worker, type(error).__name__, error)
 
     @hookimpl
     def on_finish(self, result: RunResult) -> None:
