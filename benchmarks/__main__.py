@@ -1,4 +1,4 @@
-"""``python -m benchmarks [--short] [--json FILE] [W1 W1b W2 W3 W7 W8]``."""
+"""``python -m benchmarks [--short] [--json FILE] [W1 W1b W2 W3 W7 W8 W9 W10]``."""
 
 from __future__ import annotations
 
@@ -19,11 +19,21 @@ from rich.table import Table
 import batchmill
 from benchmarks.commits import w8
 from benchmarks.measure import Outcome
+from benchmarks.recovery import w9, w10
 from benchmarks.startup import w7
 from benchmarks.throughput import w1, w1b
 from benchmarks.writing import w2, w3
 
-WORKLOADS: dict[str, Callable[[bool], Outcome]] = {"W1": w1, "W1b": w1b, "W2": w2, "W3": w3, "W7": w7, "W8": w8}
+WORKLOADS: dict[str, Callable[[bool], Outcome]] = {
+    "W1": w1,
+    "W1b": w1b,
+    "W2": w2,
+    "W3": w3,
+    "W7": w7,
+    "W8": w8,
+    "W9": w9,
+    "W10": w10,
+}
 
 # Characters that the tables need; narrower terminals wrap lines rather than cut figures.
 WIDTH = 112

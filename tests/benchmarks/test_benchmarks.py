@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("workloads", [["W1", "W1b", "W2", "W3", "W8"], ["W7"]], ids=" ".join)
+@pytest.mark.parametrize("workloads", [["W1", "W1b", "W2", "W3", "W8", "W9"], ["W7"], ["W10"]], ids=" ".join)
 def test_short_form_measures_every_case(tmp_path: Path, workloads: list[str]) -> None:
     out = tmp_path / "out.json"
     done = subprocess.run(
