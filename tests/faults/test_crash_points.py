@@ -1,11 +1,12 @@
-"""kill -9 at every change of storage and tracker, in the middle of it or right after it; then resume.
+"""kill -9 at every change of storage and tracker, in the middle of it or right after it; then resume on 1 to 3 workers.
 
-A crash right before a change is one right after the change before it.
+A crash right before a change is one right after the change before it, so only the campaign tries those as well.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import signal
 import sqlite3
 from pathlib import Path
@@ -25,6 +26,8 @@ pytestmark = linux_only
 SAMPLES = 13  # three batches, each a chunk
 MOST_CHANGES = 100
 
+Undisturbed = tuple[CheckedRun, list[tuple[object, ...]]]
+
 
 def crashing(request: RunRequest, at: int, when: str) -> RunRequest:
     settings = {"at": at, "when": when}
@@ -40,14 +43,14 @@ def small_job(output: Path) -> RunRequest:
 
 
 def ledger(output: Path) -> list[tuple[object, ...]]:
-    """Return all metrics in the tracker, without their times."""
+    """Return all metrics in the tracker, without their times and ranks."""
     with sqlite3.connect(output / "batchmill.sqlite") as connection:
-        query = "SELECT metric_group, steps_completed, rank, name, value FROM metric ORDER BY 1, 2, 3, 4"
+        query = "SELECT metric_group, steps_completed, name, value FROM metric ORDER BY 1, 2, 3, 4"
         return connection.execute(query).fetchall()
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[CheckedRun, list[tuple[object, ...]]]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     output = tmp_path_factory.mktemp("undisturbed")
     assert run_here(small_job(output)).complete
     run = check_complete(output / "run", SAMPLES)
@@ -60,7 +63,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[CheckedRun, l
     return run, metrics
 
 
-def assert_whole(output: Path, undisturbed: tuple[CheckedRun, list[tuple[object, ...]]]) -> None:
+def assert_whole(output: Path, undisturbed: Undisturbed) -> None:
     run = check_complete(output / "run", SAMPLES)
     assert run.result_bytes == undisturbed[0].result_bytes
     assert ledger(output) == undisturbed[1]
@@ -68,33 +71,54 @@ def assert_whole(output: Path, undisturbed: tuple[CheckedRun, list[tuple[object,
     assert report.ok and report.complete, report.problems
 
 
-@pytest.mark.parametrize("when", ["torn", "after"])
-def test_one_crash_at_every_change(
-    zygote: Zygote, tmp_path: Path, undisturbed: tuple[CheckedRun, list[tuple[object, ...]]], when: str
-) -> None:
+def crash_everywhere(zygote: Zygote, folder: Path, undisturbed: Undisturbed, when: str) -> None:
+    """Crash at one change after another, and resume each wreck on one, two and three workers."""
     for at in range(1, MOST_CHANGES):
-        output = tmp_path / str(at)
-        request = small_job(output)
-        pid = zygote.fork("alone", {"request": crashing(request, at, when).to_json()})
+        wreck = folder / str(at)
+        pid = zygote.fork("alone", {"request": crashing(small_job(wreck), at, when).to_json()})
         code = zygote.wait(pid)[pid]
         if code == 0:
             break
         assert code == -signal.SIGKILL, zygote.logs()
-        if (output / "run" / "run.json").exists():
-            check_wreck(output / "run")
-        pid = zygote.fork("alone", {"request": request.to_json()})
-        assert zygote.wait(pid)[pid] == 0, f"resume after a crash {when} change {at}\n{zygote.logs()}"
-        try:
-            assert_whole(output, undisturbed)
-        except AssertionError as error:
-            raise AssertionError(f"after a crash {when} change {at}: {error}") from error
+        if (wreck / "run" / "run.json").exists():
+            check_wreck(wreck / "run")
+        for size in (1, 2, 3):
+            output = folder / f"{at}-on-{size}"
+            shutil.copytree(wreck, output)
+            assert set(zygote.wait(*resume(zygote, output, size)).values()) == {0}, (
+                f"resume on {size} workers after a crash {when} change {at}\n{zygote.logs()}"
+            )
+            try:
+                assert_whole(output, undisturbed)
+            except AssertionError as error:
+                raise AssertionError(f"resumed on {size} workers after a crash {when} change {at}: {error}") from error
+            shutil.rmtree(output)
     assert 20 < at < MOST_CHANGES - 1, f"the run had {at - 1} crash points"
+    print(f"{at - 1} crash points {when} a change, each resumed on 1, 2 and 3 workers: {3 * (at - 1)} trials")
+
+
+def resume(zygote: Zygote, output: Path, size: int) -> list[int]:
+    request = small_job(output)
+    if size == 1:
+        return [zygote.fork("alone", {"request": request.to_json()})]
+    shared = dataclasses.replace(request, claims=Selection("static")).to_json()
+    return [
+        zygote.fork("one_of", {"request": shared, "rank": rank, "size": size, "patience": 0.5}) for rank in range(size)
+    ]
+
+
+@pytest.mark.parametrize("when", ["torn", "after"])
+def test_one_crash_at_every_change(zygote: Zygote, tmp_path: Path, undisturbed: Undisturbed, when: str) -> None:
+    crash_everywhere(zygote, tmp_path, undisturbed, when)
+
+
+@pytest.mark.campaign
+def test_one_crash_before_every_change(zygote: Zygote, tmp_path: Path, undisturbed: Undisturbed) -> None:
+    crash_everywhere(zygote, tmp_path, undisturbed, "before")
 
 
 @pytest.mark.parametrize("when", ["before", "torn", "after"])
-def test_a_crash_in_every_incarnation(
-    zygote: Zygote, output: Path, undisturbed: tuple[CheckedRun, list[tuple[object, ...]]], when: str
-) -> None:
+def test_a_crash_in_every_incarnation(zygote: Zygote, output: Path, undisturbed: Undisturbed, when: str) -> None:
     """Each incarnation gets eight changes far; that is enough for the run to end."""
     request = small_job(output)
     for incarnation in range(1, 20):  # noqa: B007 - its last value is asserted
