@@ -141,7 +141,7 @@ class Kernel:
         self._bind(path, None)
         self._calls.leave("unlink", path)
 
-    def mkdir(self, path: str) -> None:
+    def mkdir(self, path: str, mode: int = 0o777) -> None:
         self._calls.enter("mkdir", path)
         if self.find(path) is not None:
             raise _error(errno.EEXIST, path)

@@ -183,7 +183,7 @@ def _stand_ins() -> Iterator[None]:
         (committer, "queue", SimpleNamespace(Queue=SimulatedQueue)),
         (committer, "threading", SimpleNamespace(Thread=SimulatedThread)),
         (committer, "secrets", secrets),
-        (worker, "time", SimpleNamespace(sleep=_sleep)),
+        (worker, "time", SimpleNamespace(sleep=_sleep, monotonic=_monotonic)),
         (claims, "random", SimpleNamespace(SystemRandom=lambda: active().rng)),
         (claims.Takeover.__init__, "__defaults__", (_monotonic,)),
         (claims._still_missing, "__defaults__", (_monotonic,)),

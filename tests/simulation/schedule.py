@@ -62,8 +62,8 @@ def run_schedule(seed: int, trace: bool = False, mutant: Mutant | None = None) -
     """
     try:
         schedule = _Schedule(seed, trace, against_reference=mutant is None or not mutant.renames)
-    except ViolationError as error:
-        return Outcome(seed, [f"{error} (an undisturbed run)"])
+    except Exception as error:  # see _Schedule.run
+        return Outcome(seed, [f"{'' if isinstance(error, ViolationError) else 'crash: '}{error} (an undisturbed run)"])
     with nullcontext() if mutant is None else mutant.applied():
         return schedule.run()
 

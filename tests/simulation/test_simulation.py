@@ -83,3 +83,9 @@ def test_failing_seeds_are_kept_for_later(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(regressions, "_FILE", kept)
     assert regressions.remember({7: ["I2: another", "I3"], 5: ["I4: later"]}) == kept
     assert json.loads(kept.read_text()) == {"5": "I1: first", "7": "I2: another"}
+
+
+def test_the_documentation_lists_every_mutant() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "guarantees.md").read_text()
+    missing = [mutant.name for mutant in MUTANTS if f"| {mutant.rule} | `{mutant.name}` |" not in page]
+    assert not missing, f"print the table with: python -m tests.simulation mutants --markdown; not there: {missing}"
