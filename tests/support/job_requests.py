@@ -17,9 +17,9 @@ def job(
     run_id: str = "run",
     *,
     nproc: int = 1,
-    processor: str = "Doubler",
+    processor: str | Selection = "Doubler",
     settings: Mapping[str, Any] | None = None,
-    dataset: str = "Values",
+    dataset: str | Selection = "Values",
     samples: int = SAMPLES,
     data: Mapping[str, Any] | None = None,
     claims: str = "dynamic",
@@ -27,8 +27,8 @@ def job(
 ) -> RunRequest:
     """Return a request for a job; ``changes`` are fields of the request."""
     request = RunRequest(
-        processor=Selection(f"jobs:{processor}", dict(settings or {})),
-        dataset=Selection(f"jobs:{dataset}", {"n": samples, **(data or {})}),
+        processor=_named(processor, settings or {}),
+        dataset=_named(dataset, {"n": samples, **(data or {})}),
         claims=Selection(claims),
         launcher=Selection("local", {"nproc": nproc}),
         output=str(output),
@@ -39,6 +39,10 @@ def job(
         allow_import=True,
     )
     return dataclasses.replace(request, **changes)
+
+
+def _named(what: str | Selection, settings: Mapping[str, Any]) -> Selection:
+    return what if isinstance(what, Selection) else Selection(f"jobs:{what}", dict(settings))
 
 
 def on(request: RunRequest, nproc: int) -> RunRequest:

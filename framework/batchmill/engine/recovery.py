@@ -20,6 +20,7 @@ from batchmill.engine.policy import FailurePolicy
 from batchmill.engine.quarantine import ErrorBudget, SampleError, SampleFailure
 from batchmill.engine.ranges import ReadFailure
 from batchmill.engine.reduction import ReducerSet
+from batchmill.engine.sacrifice import TrialProcess, find_deadly_rows
 from batchmill.engine.sideline import Sideline
 from batchmill.engine.user_code import user_error
 from batchmill.errors import DatasetError, ProcessorError
@@ -80,6 +81,35 @@ class ChunkRecovery:
             self._give_up_if_asked(batch_idx, error)
             _log.warning("batch %d failed (%s); looking for the samples that do", batch_idx, _short(error))
         self.budget.begin(chunk)
+        return self._until_clean(chunk, error)
+
+    def process_suspect(self, chunk: int, start_process: Callable[[], TrialProcess]) -> OutputBuffer | None:
+        """Process a chunk that has killed workers, without the rows that kill.
+
+        Args:
+            chunk: The chunk.
+            start_process: Starts a process in which rows are tried first.
+
+        Returns:
+            The chunk's rows, without those of bad samples; None if there is no time left.
+
+        Raises:
+            BatchmillError: Too many samples have failed, or nothing can be tried.
+        """
+        _log.warning("chunk %d has killed workers; trying its samples in a process of their own", chunk)
+        self._isolated = {}
+        self.budget.begin(chunk)
+
+        def spend(index: int, failure: SampleFailure) -> None:
+            self.budget.spend(chunk, index, failure)
+
+        for batch_idx, bad in find_deadly_rows(self.grid, chunk, start_process, spend).items():
+            isolated = self.trials.isolate(batch_idx, bad, spend)
+            assert isolated is not None, "some rows are known to be bad"
+            self._isolated[batch_idx] = isolated
+        return self._until_clean(chunk, None)
+
+    def _until_clean(self, chunk: int, error: Exception | ReadFailure | None) -> OutputBuffer | None:
         vain = 0
         while vain < _VAIN_STARTS:
             known = self._knowledge()

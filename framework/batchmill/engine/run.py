@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -34,6 +34,7 @@ from batchmill.engine.quarantine import ErrorBudget
 from batchmill.engine.reading import BatchSource
 from batchmill.engine.reduction import ReducerSet
 from batchmill.engine.run_directory import RunDirectory
+from batchmill.engine.sacrifice import TrialProcess
 from batchmill.engine.sideline import Sideline, restore_reports
 from batchmill.engine.stopping import StopFlag
 from batchmill.engine.user_code import user_error
@@ -61,6 +62,9 @@ class Surroundings:
         committed: Called in the commit thread after each of this worker's chunks, and in the worker's own thread for
             each chunk given to it that others have committed.
         worked: Called when this worker has seen every chunk of the run committed.
+        processing: Called with the chunk that is begun, and with None at its end.
+        suspects: Chunks that have killed workers, by now.
+        start_trials: Starts a process in which rows of such chunks are tried; None if there can be none.
     """
 
     distributed: DistributedContext = field(default_factory=DistributedContext)
@@ -72,6 +76,9 @@ class Surroundings:
     opened: Callable[[RunDirectory, set[int]], None] = lambda run, committed: None
     committed: Callable[[int], None] = lambda chunk: None
     worked: Callable[[], object] = lambda: None
+    processing: Callable[[int | None], object] = lambda chunk: None
+    suspects: Collection[int] = ()
+    start_trials: Callable[[], TrialProcess] | None = None
 
 
 def execute(request: RunRequest, registry: ComponentRegistry, surroundings: Surroundings) -> RunResult:
@@ -126,7 +133,7 @@ def _execute_open(opened: OpenedRun, committed: set[int], surroundings: Surround
         run_id=run.run_id,
         device=choose_device(request.device, distributed.local_rank),
         distributed=distributed,
-        hparams=_hparams(request, opened.model_version),
+        hparams=hparams_of(request, opened.model_version),
         reducers=reducers,
         sideline=sideline,
         profiler=profiler,
@@ -243,6 +250,9 @@ def _work(
         policy=FailurePolicy(request.on_error, request.on_nonfinite),
         budget=ErrorBudget(request.max_errors, run.grid.samples, run.log),
         own_reducers=len(reducers.names) > len(request.reducers),
+        processing=surroundings.processing,
+        suspects=surroundings.suspects,
+        start_trials=surroundings.start_trials,
     )
     return worker.work()
 
@@ -274,7 +284,8 @@ def _check_partials(run: RunDirectory, committed: set[int], reducers: ReducerSet
         raise ConfigMismatchError(run.run_id, {"reducers": (sorted(before), sorted(reducers.names))})
 
 
-def _hparams(request: RunRequest, version: ModelVersion | None) -> dict[str, Any]:
+def hparams_of(request: RunRequest, version: ModelVersion | None) -> dict[str, Any]:
+    """Return the run's ``hparams``, with the model that config links."""
     hparams = dict(request.hparams)
     if version is not None:
         hparams.setdefault("model_name", version.model_name)

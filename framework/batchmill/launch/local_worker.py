@@ -10,8 +10,7 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batchmill.contracts.distributed import DistributedContext
 from batchmill.contracts.run import RunRequest
@@ -19,6 +18,9 @@ from batchmill.engine.confidential import redact
 from batchmill.engine.stopping import StopFlag, grace_of, stop_on_signals
 from batchmill.errors import EXIT_COMPLETE, EXIT_INTERNAL, EXIT_PREEMPTED, BatchmillError
 from batchmill.launch.channel import Channel
+
+if TYPE_CHECKING:
+    from batchmill.engine.worker import Progress
 
 CHANNEL_VARIABLE = "BATCHMILL_CHANNEL"
 
@@ -45,6 +47,7 @@ def _work(channel: Channel, line: _Line, life: _SignsOfLife) -> int:
     from batchmill.engine.run import Surroundings, execute
     from batchmill.engine.run_directory import RunDirectory
     from batchmill.launch.callbacks import build_callbacks
+    from batchmill.launch.trial_process import LocalTrialProcess
     from batchmill.plugin_manager import get_catalog
 
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -70,9 +73,18 @@ def _work(channel: Channel, line: _Line, life: _SignsOfLife) -> int:
         opened=opened,
         committed=committed,
         worked=lambda: channel.send("worked"),
+        processing=lambda chunk: channel.send("processing", chunk=chunk),
+        suspects=line.suspects,
     )
-    progress = surroundings.progress
-    life.samples = lambda: progress.samples
+    progress = life.progress = surroundings.progress
+
+    def start_trials() -> LocalTrialProcess:
+        def alive() -> None:
+            progress.steps += 1
+
+        return LocalTrialProcess(request, surroundings.distributed, line.batch_limit, line.stop, alive)
+
+    surroundings.start_trials = start_trials
     try:
         registry = get_catalog().registry
         surroundings.callbacks = build_callbacks(request, registry)
@@ -121,6 +133,8 @@ class _Line:
         self.stop = StopFlag(grace_of(os.environ))
         self.requests: queue.Queue[dict[str, Any]] = queue.Queue()
         self.replies: queue.Queue[int | None] = queue.Queue()
+        self.suspects: set[int] = set()
+        self.batch_limit = 0.0
         self._channel = channel
         threading.Thread(target=self._listen, name="batchmill-channel", daemon=True).start()
 
@@ -130,6 +144,9 @@ class _Line:
                 match message["kind"]:
                     case "request":
                         self.requests.put(message["request"])
+                    case "suspects":
+                        self.batch_limit = message["limit"]
+                        self.suspects.update(message["chunks"])
                     case "chunk":
                         self.replies.put(message["chunk"])
                     case "stop":
@@ -142,23 +159,25 @@ class _SignsOfLife:
     """Tells the supervisor how far this worker is, and, while that does not change, that it is alive.
 
     Attributes:
-        samples: Returns the samples that this worker has done.
+        progress: How far it is, once it works.
     """
 
     def __init__(self, channel: Channel) -> None:
-        self.samples: Callable[[], int] = int
+        self.progress: Progress | None = None
         self._channel = channel
         threading.Thread(target=self._tell, name="batchmill-life", daemon=True).start()
 
     def _tell(self) -> None:
-        told, silent_for = 0, 0.0
+        told, silent_for = -1, 0.0
         pause = threading.Event()
         while not pause.wait(_PROGRESS_INTERVAL):
             silent_for += _PROGRESS_INTERVAL
-            samples = self.samples()
-            if samples != told or silent_for >= _SIGN_OF_LIFE:
-                told, silent_for = samples, 0.0
-                self._channel.send("progress", samples=told)
+            now = self.progress
+            steps = now.steps if now is not None else 0
+            if steps != told or silent_for >= _SIGN_OF_LIFE:
+                told, silent_for = steps, 0.0
+                samples, slowest = (now.samples, now.slowest) if now is not None else (0, 0.0)
+                self._channel.send("progress", samples=samples, steps=steps, slowest=slowest)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,10 @@ class Restarts:
         self._due[rank] = now + backoff
         return backoff
 
+    def forgive(self, deaths: int) -> None:
+        """Forget the latest deaths; their cause is known."""
+        self._deaths = self._deaths[: max(0, len(self._deaths) - deaths)]
+
     def due(self, now: float) -> list[int]:
         """Return the ranks to start again now; each is returned once."""
         ranks = sorted(rank for rank, moment in self._due.items() if moment <= now)

@@ -32,9 +32,12 @@ from batchmill.launch.local_worker import CHANNEL_VARIABLE
 from batchmill.launch.progress import ProgressTicker
 from batchmill.launch.restarts import Restarts
 from batchmill.launch.run_lock import RunLock
+from batchmill.launch.suspects import Suspects
 from batchmill.plugin_manager import get_catalog, make_run_manager
 
 _TICK = 0.2
+# How many times slower than the slowest before a batch may be.
+_SLOWER = 10
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,15 @@ class Patience:
     Attributes:
         silence: For a sign of life from a worker, which sends one every second.
         chunk: For any chunk to be committed while a worker is idle, before the idle one gets a copy of a chunk.
+        batch: For a worker to come to the end of a batch, or ten times as long as its slowest one took if that is more.
+        first_batch: For a worker to come to the end of its first batch, in which models are compiled.
         grace: For workers to leave after a stop, or after the run is complete without them.
     """
 
     silence: float = 60.0
     chunk: float = 60.0
+    batch: float = 60.0
+    first_batch: float = 1800.0
     grace: float = DEFAULT_GRACE
 
 
@@ -61,6 +68,10 @@ class _Worker:
     channel: Channel
     heard: float
     samples: int = 0
+    steps: int = 0
+    slowest: float = 0.0
+    processing: int | None = None
+    moved: float = 0.0
     ended: dict[str, Any] | None = None
 
 
@@ -91,6 +102,7 @@ class Supervisor:
         self._board: ChunkBoard | None = None
         self._moved = time.monotonic()
         self._worked: set[int] = set()
+        self._suspects = Suspects()
         self._failure: dict[str, Any] | None = None
         self._told_to_stop: tuple[bool, bool] = (False, False)
         self._path = ""
@@ -150,6 +162,7 @@ class Supervisor:
         theirs.close()
         worker = _Worker(rank, process, Channel(ours), heard=time.monotonic())
         worker.channel.send("request", request=self._message)
+        worker.channel.send("suspects", chunks=self._suspects.chunks, limit=self._patience.batch)
         self._workers[rank] = worker
         self._selector.register(worker.channel, selectors.EVENT_READ, worker)
 
@@ -185,7 +198,11 @@ class Supervisor:
                 self._moved = time.monotonic()
                 self._answer(self._board.commit(message["chunk"]))
             case "progress":
-                worker.samples = message["samples"]
+                if message["steps"] != worker.steps:
+                    worker.moved = worker.heard
+                worker.samples, worker.steps, worker.slowest = message["samples"], message["steps"], message["slowest"]
+            case "processing":
+                worker.processing, worker.moved = message["chunk"], worker.heard
             case "worked":
                 self._moved = time.monotonic()
                 self._worked.add(worker.rank)
@@ -219,6 +236,11 @@ class Supervisor:
         del self._workers[worker.rank]
         _sweep_session(worker.process.pid)
         self._past_samples[worker.rank] = self._past_samples.get(worker.rank, 0) + worker.samples
+        died = worker.ended is None and not self._stop.requested
+        if died and self._suspects.died(worker.processing):
+            self._restarts.forgive(2)  # the chunk is to blame, and will not do it again
+            for other in self._workers.values():
+                other.channel.send("suspects", chunks=self._suspects.chunks, limit=self._patience.batch)
         if self._board is not None:
             self._answer(self._board.leave(worker.rank))
         if worker.ended is not None or self._failure is not None or self._stop.requested:
@@ -262,14 +284,18 @@ class Supervisor:
     def _watch(self, now: float) -> None:
         """Kill the silent, copy the chunks of the slow, and part from those whom the run was finished without."""
         for worker in self._workers.values():
+            limit = self._patience.first_batch
+            if worker.steps:
+                limit = max(self._patience.batch, _SLOWER * worker.slowest)
             if now - worker.heard > self._patience.silence:
-                print(
-                    f"batchmill: worker {worker.rank} has given no sign of life for {self._patience.silence:.0f} s; "
-                    f"it is killed",
-                    file=sys.stderr,
-                )
-                worker.process.kill()
-                worker.heard = now  # its death is seen at the end of its channel
+                what = f"has given no sign of life for {self._patience.silence:.0f} s"
+            elif worker.processing is not None and now - worker.moved > limit:
+                what = f"has not come to the end of a batch of chunk {worker.processing} for {limit:.0f} s"
+            else:
+                continue
+            print(f"batchmill: worker {worker.rank} {what}; it is killed", file=sys.stderr)
+            worker.process.kill()
+            worker.heard = worker.moved = now  # its death is seen at the end of its channel
         if self._worked:
             if now - self._moved > self._patience.grace:
                 for worker in self._workers.values():
