@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 import threading
+import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,9 +15,10 @@ from job_requests import SAMPLES, job, on, run_here
 from oracle import assert_doubler, doubler_metrics
 from process_fixtures import linux_only
 from processes import Launcher, committed_chunks, until, until_committed
+from zygote import Zygote
 
 from batchmill import AlreadyRunningError, ConfigMismatchError
-from batchmill.contracts.run import RunResult, Selection
+from batchmill.contracts.run import RunRequest, RunResult, Selection
 from batchmill.inspection import verify_run
 
 pytestmark = linux_only
@@ -124,6 +128,62 @@ def test_two_runs_that_race_agree_on_one_attempt_for_each_chunk(output: Path) ->
             assert len(set(attempts[start:stop])) == 1, "a batch has rows of two attempts"
     report = verify_run(str(output / "run"))
     assert report.ok, report.problems
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, bytes]:
+    """Return ``result.json`` of an undisturbed run, for each of two fingerprints."""
+    found = {}
+    for shift in (0, 1):
+        output = tmp_path_factory.mktemp("undisturbed")
+        assert run_here(racing(output, shift)).complete
+        found[shift] = check_complete(output / "run").result_bytes
+    assert found[0] != found[1]
+    return found
+
+
+def racing(output: Path, shift: int = 0, join: bool = False) -> RunRequest:
+    return job(output, samples=63, settings={"pause": 0.004}, data={"shift": shift}, join=join)
+
+
+def race(zygote: Zygote, output: Path, seed: int, undisturbed: dict[int, bytes]) -> list[int]:
+    """Start two to four launchers at the same moment; return their exit codes."""
+    dice = random.Random(seed)
+    kind = ("plain", "join", "mixed")[seed % 3]
+    shifts = [dice.randrange(2) if kind == "mixed" else 0 for _ in range(dice.randint(2, 4))]
+    at = time.monotonic() + 0.05
+    requests = [racing(output, shift, join=kind == "join").to_json() for shift in shifts]
+    pids = [zygote.fork("alone_at", {"request": each, "at": at + dice.uniform(0, 0.01)}) for each in requests]
+    codes = list(zygote.wait(*pids).values())
+    run = check_complete(output / "run", 63)
+    (winner,) = [shift for shift, data in undisturbed.items() if data == run.result_bytes]
+    for shift, code in zip(shifts, codes, strict=True):
+        allowed = {0} if kind == "join" else {0, 73}
+        assert code in (allowed if shift == winner else {78}), f"{kind} {shifts}: {codes}\n{zygote.logs()}"
+    assert 0 in codes
+    return codes
+
+
+def races(zygote: Zygote, folder: Path, seeds: range, undisturbed: dict[int, bytes]) -> Counter[int]:
+    codes: Counter[int] = Counter()
+    for seed in seeds:
+        try:
+            codes.update(race(zygote, folder / str(seed), seed, undisturbed))
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}: {error}") from error
+    print(f"{len(seeds)} races of {codes.total()} launchers; exit codes {dict(codes)}")
+    return codes
+
+
+def test_launchers_that_start_at_the_same_moment(zygote: Zygote, tmp_path: Path, undisturbed: dict[int, bytes]) -> None:
+    assert set(races(zygote, tmp_path, range(24), undisturbed)) == {0, 73, 78}
+
+
+@pytest.mark.campaign
+def test_many_launchers_that_start_at_the_same_moment(
+    zygote: Zygote, tmp_path: Path, undisturbed: dict[int, bytes]
+) -> None:
+    races(zygote, tmp_path, range(1000, 1500), undisturbed)
 
 
 def test_a_second_launch_in_the_same_process_is_refused_too(output: Path) -> None:

@@ -69,6 +69,7 @@ def check_complete(path: Path, samples: int | None = None, sparse: bool = False)
     expected = [{**part, "start": r["start"], "stop": r["stop"]} for r in records for part in r["parts"]]
     assert result["outputs"] == expected
     assert result["files"] == [named for record in records for named in record["files"]]
+    assert result["bitwise"] == all(record.get("bitwise", True) for record in records)
 
     tables = [pq.read_table(path / part["name"]) for part in result["outputs"] if part["name"].endswith(".parquet")]
     table = pa.concat_tables(tables) if tables else None
@@ -100,6 +101,7 @@ def check_wreck(path: Path) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
         assert file.name == f"{chunk:08d}.json"
         assert (record["start"], record["stop"]) == grid[chunk]
         assert len(record["attempt"]) == 32
+        assert record["fingerprint"] == manifest["fingerprint"]["sha256"]
         for named in _named(record):
             data = (path / named["name"]).read_bytes()
             assert len(data) == named["bytes"], named["name"]

@@ -6,6 +6,7 @@ import errno
 import os
 import resource
 import sys
+import time
 from typing import Any
 
 import batchmill.engine.claims
@@ -25,6 +26,12 @@ def alone(request: dict[str, Any]) -> int:
     except BatchmillError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code
+
+
+def alone_at(request: dict[str, Any], at: float) -> int:
+    """Run a request from a moment of the monotonic clock on, which is one for all processes."""
+    time.sleep(max(0.0, at - time.monotonic()))
+    return alone(request)
 
 
 def with_small_files(request: dict[str, Any], limit: int) -> int:
@@ -58,6 +65,12 @@ def running_out_of_space(request: dict[str, Any], first: int, last: int, patienc
 
     os.write = failing  # type: ignore[assignment]
     return alone(request)
+
+
+def on_failing_storage(request: dict[str, Any], rank: int, size: int, delay: float) -> int:
+    """Be one of several workers whose storage fails; with tries that follow each other after so many seconds."""
+    batchmill.engine.retries._FIRST_DELAY = delay
+    return one_of(request, rank, size, patience=0.5)
 
 
 def one_of(request: dict[str, Any], rank: int, size: int, patience: float, look: float = 5.0) -> int:
