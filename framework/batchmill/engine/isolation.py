@@ -13,10 +13,10 @@ from typing import Any
 from batchmill.engine.grid import Grid
 from batchmill.engine.micro_batching import MicroBatches, RowOutOfMemory, drop_frames, is_out_of_memory
 from batchmill.engine.output_buffer import nonfinite_rows
+from batchmill.engine.output_rows import select_outputs
 from batchmill.engine.quarantine import SampleError, SampleFailure, find_bad_rows
 from batchmill.engine.ranges import ReadFailure
 from batchmill.engine.reading import BatchSource
-from batchmill.engine.rows import select_rows
 from batchmill.errors import BatchmillError, OutputError, ReducerError
 
 
@@ -36,19 +36,23 @@ class OutOfMemory(Exception):
     """A batch, or a piece of it, did not fit into memory."""
 
 
+class OutOfTime(Exception):
+    """The worker must leave; the chunk is someone else's."""
+
+
 @dataclass(frozen=True)
 class Isolated:
     """A batch whose bad rows are known.
 
     Attributes:
         good: Positions of the good rows, ascending.
-        bad: Failures by position, ascending.
         outputs: The good rows' outputs.
+        pieces: Samples in the pieces in which they were processed; None: in the batch's own shape.
     """
 
     good: list[int]
-    bad: dict[int, SampleFailure]
-    outputs: Any = None
+    outputs: Any
+    pieces: int | None
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class Trials:
         run: Calls ``process_batch``, in pieces where memory is short.
         on_nonfinite: What NaN and infinity in results mean.
         forget: Called before each trial, to forget the reports and files that the last one handed over.
+        overdue: Asks before each trial whether the worker must leave.
     """
 
     grid: Grid
@@ -68,15 +73,16 @@ class Trials:
     run: MicroBatches
     on_nonfinite: str
     forget: Callable[[], None]
+    overdue: Callable[[], bool]
 
     def isolate(
-        self, batch_idx: int, known: dict[int, SampleFailure], spend: Callable[[int, SampleFailure], None]
+        self, batch_idx: int, bad: dict[int, SampleFailure], spend: Callable[[int, SampleFailure], None]
     ) -> Isolated | None:
         """Find a batch's bad rows, and the outputs of the others.
 
         Args:
             batch_idx: The batch.
-            known: Failures known already, by position.
+            bad: Failures known already, by position; those that are found are added.
             spend: Told of each failure that is found, by the sample's index; may raise to give up.
 
         Returns:
@@ -84,9 +90,11 @@ class Trials:
 
         Raises:
             OutOfMemory: A trial did not fit into memory.
+            RowOutOfMemory: A single row does not, at its position in the batch.
+            OutOfTime: The worker must leave.
         """
         start, stop = self.grid.batch_range(batch_idx)
-        bad, outputs = dict(known), None
+        outputs, pieces = None, None
 
         def found(position: int, failure: SampleFailure) -> None:
             bad[position] = failure
@@ -96,30 +104,37 @@ class Trials:
             problem: Exception
             try:
                 outputs = self._attempt(batch_idx, good)
+                pieces = self.run.latest
                 break
-            except (NonFinite, RowOutOfMemory, SampleError) as finding:
+            except RowOutOfMemory as finding:
+                raise RowOutOfMemory(filled(good, stop - start)[finding.position]) from finding.__cause__
+            except (NonFinite, SampleError) as finding:
                 problem = finding
             # Out of the handler, so that what user code raises now is not told as a consequence of that.
             if isinstance(problem, NonFinite):
                 for position, failure in problem.failures.items():
                     found(position, failure)
-            elif isinstance(problem, RowOutOfMemory):
-                found(filled(good, stop - start)[problem.position], failure_of(problem))
             else:
                 before = len(bad)
                 find_bad_rows(good, lambda some: self._try(batch_idx, some), found)
                 if len(bad) == before:
                     return None  # it passes in parts and fails as a whole
-        return Isolated(good, dict(sorted(bad.items())), outputs) if bad else None
+        return Isolated(good, outputs, pieces) if bad else None
 
     def read(self, start: int, positions: Sequence[int]) -> Any:
         """Return rows of the batch that begins at sample ``start``.
 
         Raises:
             SampleError: They cannot be read together.
+            OutputError: The dataset's batches cannot be taken apart.
         """
         batch = self.source.pick([start + position for position in positions])
         if isinstance(batch, ReadFailure):
+            if batch.of_rows:
+                first = start + positions[0]
+                raise OutputError(
+                    f"A sample near {first} failed and cannot be told from its neighbours: {batch.message}"
+                ) from batch.cause
             raise SampleError(SampleFailure.told("load", batch.error, batch.message, batch.trace)) from batch.cause
         return batch
 
@@ -165,9 +180,11 @@ class Trials:
         """Process the rows at some positions in the batch's own shape; return their outputs."""
         start, stop = self.grid.batch_range(batch_idx)
         rows = stop - start
+        if self.overdue():
+            raise OutOfTime
         self.forget()
         outputs = self.call(self.read(start, filled(positions, rows)), batch_idx, rows)
-        chosen = None if outputs is None else select_rows(outputs, rows, positions)
+        chosen = None if outputs is None else select_outputs(outputs, rows, positions)
         return self.checked(chosen, len(positions), start, positions)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from batchmill.engine.loader_deaths import LoaderProcesses
 from batchmill.engine.ranges import RangeReader, ReadFailure
 from batchmill.errors import ConfigError
 
@@ -24,6 +25,13 @@ _PATIENCE = 2.0
 _LONGEST_END = 10.0
 # Seconds between looks whether the worker is still there.
 _ORPHAN_POLL = 1.0
+
+
+# Raised by a loader when one of its processes has died or hangs; the dataset's own errors come as values.
+LOADER_ERRORS = (RuntimeError, EOFError, OSError)
+_END = object()
+# Readings of one batch while processes of another loader die.
+_MOST_TRIES = 5
 
 
 class ReadAhead:
@@ -42,6 +50,7 @@ class ReadAhead:
         self._keys: Iterator[tuple[int, ...]] = iter(())
         self._processes: int = arguments.get("num_workers", 0)
         self._leave: Semaphore | None = None
+        self._children = LoaderProcesses()
         started = arguments.pop("worker_init_fn", None)
         try:
             if not arguments.pop("in_order", True):
@@ -74,19 +83,29 @@ class ReadAhead:
             keys: Arguments of the reading function; taken from only when there is room to read ahead.
 
         Raises:
-            RuntimeError: A loader process died, or took longer than the loader's time-out.
+            RuntimeError, EOFError, OSError: A loader process died, or took longer than the loader's time-out.
             ConfigError: The dataset cannot be sent to loader processes.
         """
         assert self._loader is not None, "not read from after it was closed"
         self._keys = keys
         try:
-            batches = iter(self._loader)
+            with self._children.started():
+                batches = iter(self._loader)
         except (AttributeError, TypeError, pickle.PicklingError) as error:
             raise ConfigError(
                 f"The dataset or a loader function cannot be sent to loader processes: {error}. Define it at the top "
                 f"of a module, or set num_workers=0."
             ) from error
-        yield from batches
+        while True:
+            with self._children.reading():
+                batch = next(batches, _END)
+            if batch is _END:
+                return
+            yield batch
+
+    def died(self) -> bool:
+        """Return whether one of the loader's processes has ended."""
+        return self._children.died()
 
     def next_keys(self) -> Iterator[tuple[int, ...]]:
         """Return the keys of the reading that begins now."""
@@ -133,13 +152,18 @@ class RowReader:
                 return self._read(*indices)
             except Exception as error:  # the dataset's own code: any error
                 return ReadFailure.of(error, here=True)
-        if self._loader is None:
-            self._loader = ReadAhead(self._read, self._options)
-        try:
-            (batch,) = self._loader.read(iter([tuple(indices)]))
-        except RuntimeError as error:  # the process died, or took too long
-            self.close()
-            return ReadFailure(type(error).__name__, str(error), cause=error.with_traceback(None))
+        for tries in range(1, _MOST_TRIES + 1):
+            if self._loader is None:
+                self._loader = ReadAhead(self._read, self._options)
+            try:
+                (batch,) = self._loader.read(iter([tuple(indices)]))
+            except LOADER_ERRORS as error:  # the process died, or took too long
+                ours = self._loader.died() or "timed out" in str(error)
+                self.close()
+                if ours or tries == _MOST_TRIES:
+                    return ReadFailure(type(error).__name__, told(error), cause=error.with_traceback(None))
+            else:
+                break
         return batch
 
     def close(self) -> None:
@@ -147,6 +171,11 @@ class RowReader:
         if self._loader is not None:
             self._loader.close()
             self._loader = None
+
+
+def told(error: Exception) -> str:
+    """Return what a loader's error says; a process that was killed may be heard of as an end of file with no text."""
+    return str(error) or "A loader process ended while it was being read from."
 
 
 class _Pick:

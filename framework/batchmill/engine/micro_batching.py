@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from batchmill.engine.rows import join_rows, select_rows
+from batchmill.engine.output_rows import join_outputs
+from batchmill.engine.rows import select_rows
 from batchmill.errors import OutputError, ProcessorError
 
 # Batches after which a larger piece is tried; twice as many after each time that it did not fit.
@@ -44,14 +45,23 @@ class MicroBatches:
     Pieces are not the batch's own shape, so their results may differ in the last bits: a chunk that was processed in
     pieces is marked in its record.
 
+    Attributes:
+        size: Samples in a piece; None: batches are whole.
+        smallest: Samples in the smallest piece of this chunk; None: all its batches were whole.
+        latest: Samples in the pieces of the latest batch; None: it was whole.
+        may_grow: Whether larger pieces are tried now and then.
+
     Args:
         process: ``process_batch``.
+        columns: Whether batches come from PyTorch's default collate, see ``select_rows``.
     """
 
-    def __init__(self, process: Callable[[Any, int], Any]) -> None:
-        self._process = process
+    def __init__(self, process: Callable[[Any, int], Any], columns: bool = True) -> None:
+        self._process, self._columns = process, columns
         self.size: int | None = None
         self.smallest: int | None = None
+        self.latest: int | None = None
+        self.may_grow = True
         self._whole = 0
         self._batches_left, self._wait, self._grew = 0, _TRY_AGAIN_AFTER, False
 
@@ -66,14 +76,16 @@ class MicroBatches:
             RowOutOfMemory: A single row does not fit.
         """
         size = self.size
+        self.latest = None
         if size is None or size >= rows:
             return self._process(batch, batch_idx)
-        self._grow_if_due()
+        if self.may_grow:
+            self._grow_if_due()
         outputs, counts = [], []
         for start in range(0, rows, size):
             stop = min(start + size, rows)
             try:
-                piece = select_rows(batch, rows, range(start, stop))
+                piece = select_rows(batch, rows, range(start, stop), self._columns)
             except OutputError as error:
                 raise ProcessorError(
                     f"Batch {batch_idx} does not fit into memory and cannot be cut into pieces: {error} "
@@ -86,8 +98,14 @@ class MicroBatches:
                     raise RowOutOfMemory(start) from error
                 raise
             counts.append(stop - start)
-        self.smallest = size if self.smallest is None else min(self.smallest, size)
-        return join_rows(outputs, counts)
+        self.latest = size
+        self.note(size)
+        return join_outputs(outputs, counts)
+
+    def note(self, size: int | None) -> None:
+        """Remember that results of this chunk come from pieces of a size."""
+        if size is not None:
+            self.smallest = size if self.smallest is None else min(self.smallest, size)
 
     def shrink(self, rows: int) -> None:
         """Halve the pieces after a batch of ``rows`` did not fit, and free what can be freed."""
@@ -98,6 +116,10 @@ class MicroBatches:
         self.size = max(1, -(-before // 2))
         self._batches_left = self._wait
         free_memory()
+
+    def restore(self, size: int | None) -> None:
+        """Return to pieces of an earlier size, after what did not fit has been set aside."""
+        self.size, self._batches_left = size, self._wait
 
     def _grow_if_due(self) -> None:
         self._batches_left -= 1

@@ -123,10 +123,14 @@ def nonfinite_rows(outputs: Any, rows: int) -> dict[int, str]:
 def _is_finite(value: Any) -> bool:
     if isinstance(value, (float, complex)):
         return bool(np.isfinite(value))
-    if isinstance(value, np.ndarray):
+    if isinstance(value, torch.Tensor):
+        return bool(torch.isfinite(value).all())
+    if isinstance(value, (np.ndarray, np.generic)):
         return value.dtype.kind not in "fc" or bool(np.isfinite(value).all())
     if isinstance(value, (list, tuple)):
         return all(map(_is_finite, value))
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
     return True
 
 

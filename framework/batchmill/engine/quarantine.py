@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from batchmill.engine.commit_log import CommitLog
-from batchmill.engine.confidential import redact
 from batchmill.engine.user_code import user_trace
 from batchmill.errors import ErrorBudgetError
 
 # Characters of a traceback that are kept; its end says most.
 _TRACE_CHARACTERS = 8 * 1024
 _MESSAGE_CHARACTERS = 1024
-# Trials after which samples are tried one by one: bisecting many bad samples takes longer than that.
+# Trials, or half as many as there are rows, after which rows are tried one by one: were most of them bad, bisecting
+# would take longer than that.
 MOST_BISECTIONS = 40
 # Allowed without being asked: so many samples, or this share of them.
 _FREE_ERRORS, _FREE_SHARE = 10, 1000
@@ -46,7 +46,7 @@ class SampleFailure:
     @classmethod
     def told(cls, stage: str, error: str, message: str, trace: str) -> SampleFailure:
         """Describe an exception that another process told of."""
-        return cls(stage, error, redact(message)[:_MESSAGE_CHARACTERS], redact(trace)[-_TRACE_CHARACTERS:])
+        return cls(stage, error, message[:_MESSAGE_CHARACTERS], trace[-_TRACE_CHARACTERS:])
 
     def to_record(self, index: int) -> dict[str, Any]:
         """Return it as a commit record keeps it, with the sample's index."""
@@ -69,7 +69,8 @@ def find_bad_rows(
     """Find the rows that fail, by bisection.
 
     A group of candidates is tried together with rows that are known to pass, so a row that only fails beside others
-    (a picture of another size) is found as well; large groups come first, so that the many decide and not the odd one.
+    (a picture of another size) is found as well. Large groups come first, so that the many decide and not the odd
+    ones: surely if those are at most a quarter.
 
     Args:
         candidates: Positions of rows that fail together.
@@ -77,24 +78,31 @@ def find_bad_rows(
         found: Told of each bad row as it is found; may raise to give up.
     """
     good: list[int] = []
-    half = len(candidates) // 2
-    groups = deque(group for group in (candidates[:half], candidates[half:]) if group)
-    trials = 0
+    groups = deque(_halves(candidates))
+    trials, most = 0, max(MOST_BISECTIONS, len(candidates) // 2)
     while groups:
         group = groups.popleft()
+        if trials == most:
+            groups = deque([position] for some in (group, *groups) for position in some)
+            group = groups.popleft()
         trials += 1
+        failure = None
         try:
             attempt(sorted([*good, *group]))
         except SampleError as error:
-            if len(group) == 1:
-                found(group[0], error.failure)
-            elif trials >= MOST_BISECTIONS:
-                groups += [[position] for position in group]
-            else:
-                half = len(group) // 2
-                groups += [group[:half], group[half:]]
-        else:
+            failure = error.failure
+        if failure is None:
             good += group
+        elif len(group) == 1:
+            found(group[0], failure)
+        else:
+            groups += _halves(group)
+
+
+def _halves(group: Sequence[int]) -> list[Sequence[int]]:
+    """Cut a group in two, the larger half first."""
+    half = -(-len(group) // 2)
+    return [part for part in (group[:half], group[half:]) if part]
 
 
 class ErrorBudget:
@@ -109,26 +117,27 @@ class ErrorBudget:
     def __init__(self, allowed: int | None, samples: int, log: CommitLog) -> None:
         self.allowed = max(_FREE_ERRORS, samples // _FREE_SHARE) if allowed is None else allowed
         self._log = log
-        self._found: dict[int, int] = {}
+        self._committed: dict[int, int] = {}
+        self._here: dict[int, set[int]] = {}
 
     def begin(self, chunk: int) -> None:
-        """Start to count a chunk afresh; looks at what others have committed since."""
-        for other in sorted(self._log.committed() - self._found.keys()):
-            self._found[other] = len(self._log.read(other)["quarantined"])
-        self._found[chunk] = 0
+        """Start to count a chunk; looks at what others have committed since."""
+        for other in sorted(self._log.committed() - self._committed.keys() - self._here.keys()):
+            self._committed[other] = len(self._log.read(other)["quarantined"])
+        self._here[chunk] = set()
 
     def spend(self, chunk: int, index: int, failure: SampleFailure) -> None:
-        """Count one sample of a chunk.
+        """Count one sample of a chunk, once however often it fails.
 
         Raises:
             ErrorBudgetError: It is one too many.
         """
-        self._found[chunk] += 1
-        spent = sum(self._found.values())
+        self._here[chunk].add(index)
+        spent = sum(self._committed.values()) + sum(map(len, self._here.values()))
         if spent > self.allowed:
             raise ErrorBudgetError(
-                f"Sample {index} failed at stage {failure.stage}: {failure.error}: {failure.message}\n\n"
+                f"{spent} samples have failed, and max_errors={self.allowed} allows no more. The last one is sample "
+                f"{index}, at stage {failure.stage}: {failure.error}: {failure.message}\n\n"
                 f"{failure.traceback.rstrip()}\n\n"
-                f"That makes {spent} failed samples, and max_errors={self.allowed} allows no more. What is committed "
-                f"stays: mend the cause and resume, or resume with a larger max_errors."
+                f"What is committed stays. Mend the cause and resume, or resume with a larger max_errors."
             )

@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset, default_collate
 
 from batchmill.contracts.dataset import BatchReadable
 from batchmill.engine.rows import join_rows, select_rows
 from batchmill.engine.user_code import user_trace
+from batchmill.errors import OutputError
 
 
 class RangeReader(Protocol):
@@ -33,17 +35,20 @@ class ReadFailure:
         message: Its text.
         trace: Its traceback.
         cause: The exception itself, where it was raised in this process.
+        of_rows: Whether rows of the dataset's batches cannot be told apart, which is no sample's fault.
     """
 
     error: str
     message: str
     trace: str = ""
     cause: Exception | None = field(default=None, compare=False)
+    of_rows: bool = False
 
     @classmethod
     def of(cls, error: Exception, *, here: bool) -> ReadFailure:
         """Describe an exception; only one raised ``here`` is kept itself, for not every one can be sent."""
-        return cls(type(error).__name__, str(error), user_trace(error), error if here else None)
+        of_rows = isinstance(error, OutputError)
+        return cls(type(error).__name__, str(error), user_trace(error), error if here else None, of_rows)
 
 
 def range_reader(dataset: Any, collate: Callable[[list[Any]], Any] | None) -> RangeReader:
@@ -91,7 +96,9 @@ class _SliceTensors:
         return [tensor[start:stop] for tensor in self.tensors]
 
     def pick(self, indices: Sequence[int]) -> Any:
-        return [tensor[list(indices)] for tensor in self.tensors]
+        if len(indices) == indices[-1] - indices[0] + 1 and list(indices) == list(range(indices[0], indices[-1] + 1)):
+            return self(indices[0], indices[-1] + 1)
+        return [_gather(tensor, indices) for tensor in self.tensors]
 
 
 @dataclass(frozen=True)
@@ -121,6 +128,13 @@ class _CollateEach:
     def pick(self, indices: Sequence[int]) -> Any:
         dataset = self.dataset
         return self.collate([dataset[index] for index in indices])
+
+
+def _gather(tensor: Tensor, indices: Sequence[int]) -> Tensor:
+    """Return some rows, with strides in the order of a slice's, for those may matter to the bits of a result."""
+    rows = tensor[list(indices)]
+    like = torch.empty_like(tensor[: len(indices)]) if len(indices) <= len(tensor) else rows
+    return rows if rows.stride() == like.stride() else like.copy_(rows)
 
 
 def _runs(indices: Sequence[int]) -> Iterator[tuple[int, int]]:

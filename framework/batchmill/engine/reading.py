@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch.utils.data import IterableDataset
 
 from batchmill.contracts.dataset import BatchReadable
 from batchmill.engine.grid import Grid
-from batchmill.engine.loading import ReadAhead, RowReader
+from batchmill.engine.loading import LOADER_ERRORS, ReadAhead, RowReader, told
 from batchmill.engine.ranges import ReadFailure, range_reader
 from batchmill.errors import ConfigError
 
@@ -42,6 +42,9 @@ class BatchSource:
         grid: The run's grid.
         loader: Keyword arguments for ``DataLoader``; with ``num_workers`` > 0, that many processes read ahead.
 
+    Attributes:
+        columns: Whether PyTorch's default collate makes the batches, so that a list of tensors holds columns.
+
     Raises:
         ConfigError: An argument for the loader is unknown, or would change which samples are read or their order.
     """
@@ -49,28 +52,21 @@ class BatchSource:
     def __init__(self, dataset: Any, grid: Grid, loader: Mapping[str, Any]) -> None:
         self._options = dict(loader)
         self._grid = grid
-        self._read = range_reader(dataset, self._options.pop("collate_fn", None))
+        collate = self._options.pop("collate_fn", None)
+        self.columns = collate is None
+        self._read = range_reader(dataset, collate)
         self._ahead = self._loader() if any(map(_is_set, self._options.values())) else None
         self._rows = RowReader(self._read, self._options)
         self._reading: Generator[tuple[int, int, Any]] | None = None
 
-    def read(self, chunks: Iterator[int], avoid: Collection[int] = ()) -> Iterator[tuple[int, int, Any]]:
+    def read(self, chunks: Iterator[int]) -> Iterator[tuple[int, int, Any]]:
         """Return an iterator of ``(chunk, batch_idx, batch)`` over every batch of the chunks, in order.
 
         In place of a batch comes a ``ReadFailure`` where the dataset's code failed or a loader process died.
         ``chunks`` is asked for the next chunk only when there is room to read ahead, and never waited for.
-
-        Args:
-            chunks: The chunks.
-            avoid: Chunks of which nothing is read in this process; None comes in place of their first batch.
         """
-        self._reading = self._read_here(chunks, avoid) if self._ahead is None else self._read_ahead(chunks)
+        self._reading = self._read_here(chunks) if self._ahead is None else self._read_ahead(chunks)
         return self._reading
-
-    @property
-    def reads_ahead(self) -> bool:
-        """Whether loader processes read batches before they are asked for."""
-        return self._ahead is not None
 
     def pick(self, indices: Sequence[int]) -> Any:
         """Return single samples, which may repeat, as one batch; what kills a loader process kills only that.
@@ -91,12 +87,9 @@ class BatchSource:
     def _loader(self) -> ReadAhead:
         return ReadAhead(self._read, self._options)
 
-    def _read_here(self, chunks: Iterator[int], avoid: Collection[int]) -> Generator[tuple[int, int, Any]]:
+    def _read_here(self, chunks: Iterator[int]) -> Generator[tuple[int, int, Any]]:
         read, batch_range = self._read, self._grid.batch_range
         for chunk in chunks:
-            if chunk in avoid:
-                yield chunk, self._grid.chunk_batch_range(chunk)[0], None
-                continue
             for batch_idx in range(*self._grid.chunk_batch_range(chunk)):
                 start, stop = batch_range(batch_idx)
                 try:
@@ -121,16 +114,16 @@ class BatchSource:
                 batch = next(batches)
             except StopIteration:
                 return
-            except RuntimeError as error:  # a loader process died, perhaps over a later batch, or took too long
+            except LOADER_ERRORS as error:  # a loader process died, perhaps over a later batch, or took too long
                 if not asked:
                     raise
-                message = f"{error} Batches up to {asked[-1]} were being read."
+                message = f"{told(error)} Batches up to {asked[-1]} were being read."
                 batch_idx = asked.popleft()
+                self._ahead.close()  # at once: its other processes may be about to die, too
                 # Without its traceback, whose frames would keep the dead loader's processes.
                 failure = ReadFailure(type(error).__name__, message, cause=error.with_traceback(None))
                 yield self._grid.chunk_of_batch(batch_idx), batch_idx, failure
                 # Whoever still listens goes on without that batch, with new processes.
-                self._ahead.close()
                 self._ahead = self._loader()
                 again = list(asked)
                 asked.clear()

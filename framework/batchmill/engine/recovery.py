@@ -8,19 +8,26 @@ reducers, files, reports) cannot be taken apart by row; for those it is called o
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from batchmill.engine.grid import Grid
-from batchmill.engine.isolation import Isolated, NonFinite, OutOfMemory, Trials, failure_of, may_be_a_samples
+from batchmill.engine.isolation import (
+    Isolated,
+    NonFinite,
+    OutOfMemory,
+    OutOfTime,
+    Trials,
+    failure_of,
+    may_be_a_samples,
+)
 from batchmill.engine.micro_batching import MicroBatches, RowOutOfMemory, drop_frames, is_out_of_memory
 from batchmill.engine.output_buffer import OutputBuffer
 from batchmill.engine.policy import FailurePolicy
 from batchmill.engine.quarantine import ErrorBudget, SampleError, SampleFailure
 from batchmill.engine.ranges import ReadFailure
 from batchmill.engine.reduction import ReducerSet
-from batchmill.engine.sacrifice import TrialProcess, find_deadly_rows
 from batchmill.engine.sideline import Sideline
 from batchmill.engine.user_code import user_error
 from batchmill.errors import DatasetError, ProcessorError
@@ -59,6 +66,8 @@ class ChunkRecovery:
     policy: FailurePolicy
     overdue: Callable[[], bool]
     _isolated: dict[int, Isolated] = field(default_factory=dict)
+    _bad: dict[int, dict[int, SampleFailure]] = field(default_factory=dict)
+    _size: int | None = None
 
     def process(self, chunk: int, batch_idx: int, error: Exception | ReadFailure | None) -> OutputBuffer | None:
         """Process a chunk from its start, after one of its batches failed.
@@ -74,42 +83,30 @@ class ChunkRecovery:
         Raises:
             BatchmillError: The failure is not a sample's, or too many samples have failed.
         """
-        self._isolated = {}
+        self._isolated, self._bad, self._size = {}, {}, self.run.size
         if isinstance(error, Exception) and is_out_of_memory(error):
             self._make_room(batch_idx, error)
         elif error is not None:
             self._give_up_if_asked(batch_idx, error)
             _log.warning("batch %d failed (%s); looking for the samples that do", batch_idx, _short(error))
         self.budget.begin(chunk)
-        return self._until_clean(chunk, error)
+        self.run.may_grow = False  # a chunk that starts afresh whenever larger pieces do not fit might never end
+        try:
+            return self._until_clean(chunk, error)
+        except OutOfTime:
+            return None
+        finally:
+            self.run.may_grow = True
 
-    def process_suspect(self, chunk: int, start_process: Callable[[], TrialProcess]) -> OutputBuffer | None:
-        """Process a chunk that has killed workers, without the rows that kill.
+    def quarantined(self) -> list[dict[str, Any]]:
+        """Return the bad samples of the chunk that was processed last, as its commit record keeps them."""
+        return [
+            failure.to_record(self.grid.batch_range(batch_idx)[0] + position)
+            for batch_idx, failures in sorted(self._bad.items())
+            for position, failure in sorted(failures.items())
+        ]
 
-        Args:
-            chunk: The chunk.
-            start_process: Starts a process in which rows are tried first.
-
-        Returns:
-            The chunk's rows, without those of bad samples; None if there is no time left.
-
-        Raises:
-            BatchmillError: Too many samples have failed, or nothing can be tried.
-        """
-        _log.warning("chunk %d has killed workers; trying its samples in a process of their own", chunk)
-        self._isolated = {}
-        self.budget.begin(chunk)
-
-        def spend(index: int, failure: SampleFailure) -> None:
-            self.budget.spend(chunk, index, failure)
-
-        for batch_idx, bad in find_deadly_rows(self.grid, chunk, start_process, spend).items():
-            isolated = self.trials.isolate(batch_idx, bad, spend)
-            assert isolated is not None, "some rows are known to be bad"
-            self._isolated[batch_idx] = isolated
-        return self._until_clean(chunk, None)
-
-    def _until_clean(self, chunk: int, error: Exception | ReadFailure | None) -> OutputBuffer | None:
+    def _until_clean(self, chunk: int, error: Exception | ReadFailure | None) -> OutputBuffer:
         vain = 0
         while vain < _VAIN_STARTS:
             known = self._knowledge()
@@ -117,7 +114,7 @@ class ChunkRecovery:
             clean = True
             for batch in range(*self.grid.chunk_batch_range(chunk)):
                 if self.overdue():
-                    return None
+                    raise OutOfTime
                 clean = self._process_batch(chunk, batch, buffer) and clean
             if clean:
                 return buffer
@@ -127,16 +124,9 @@ class ChunkRecovery:
             f"The first failure: {_short(error)}."
         )
 
-    def quarantined(self) -> list[dict[str, Any]]:
-        """Return the bad samples of the chunk that was processed last, as its commit record keeps them."""
-        return [
-            failure.to_record(self.grid.batch_range(batch_idx)[0] + position)
-            for batch_idx in sorted(self._isolated)
-            for position, failure in self._isolated[batch_idx].bad.items()
-        ]
-
-    def _knowledge(self) -> tuple[int, int | None]:
-        return sum(len(isolated.bad) for isolated in self._isolated.values()), self.run.size
+    def _knowledge(self) -> tuple[int, int, int | None]:
+        """Return what grows, or changes, with each fresh start from which something was learned."""
+        return sum(map(len, self._bad.values())), len(self._isolated), self.run.size
 
     def _start_afresh(self, chunk: int) -> OutputBuffer:
         self.sideline.drop_chunk()
@@ -163,6 +153,9 @@ class ChunkRecovery:
         positions: Sequence[int] = range(stop - start) if isolated is None else isolated.good
         if not positions:
             return True
+        if isolated is None and self._bad.get(batch_idx):
+            self._isolate(chunk, batch_idx)  # memory ran short when that was tried before
+            return False
         try:
             batch = self.trials.read(start, positions)
             if isolated is None:
@@ -170,6 +163,7 @@ class ChunkRecovery:
                 outputs = self.trials.checked(outputs, stop - start, start, positions)
             else:
                 outputs = isolated.outputs
+                self.run.note(isolated.pieces)
                 self._repeat_side_effects(batch, batch_idx, isolated)
         except (NonFinite, OutOfMemory, RowOutOfMemory, SampleError) as found:
             problem = found
@@ -179,10 +173,7 @@ class ChunkRecovery:
                 index = None if isolated is None else [start + position for position in positions]
                 buffer.add(outputs, start, stop, index)
             return True
-        try:
-            self._learn(chunk, batch_idx, problem, positions)
-        except OutOfMemory as found:
-            self._make_room(batch_idx, found)
+        self._learn(chunk, batch_idx, problem, positions)
         return False
 
     def _repeat_side_effects(self, batch: Any, batch_idx: int, isolated: Isolated) -> None:
@@ -201,36 +192,53 @@ class ChunkRecovery:
             ) from error
 
     def _learn(self, chunk: int, batch_idx: int, problem: Exception, positions: Sequence[int]) -> None:
-        """Find out which rows of a batch are bad.
-
-        Raises:
-            OutOfMemory: Memory is too short for that as yet.
-        """
-        start, stop = self.grid.batch_range(batch_idx)
-        before = self._isolated.get(batch_idx)
-        known: dict[int, SampleFailure] = {}
+        """Find out which rows of a batch are bad, or of which size its pieces must be."""
         if isinstance(problem, OutOfMemory):
-            raise problem
-        if isinstance(problem, NonFinite):
-            known = problem.failures
+            self._make_room(batch_idx, problem)
+        elif isinstance(problem, RowOutOfMemory):
+            self._set_row_aside(chunk, batch_idx, positions[problem.position], problem)
         else:
-            if isinstance(problem, RowOutOfMemory):
-                known = {positions[problem.position]: failure_of(problem)}
-            if self.policy.on_error == "fail":
-                failure = problem.failure if isinstance(problem, SampleError) else next(iter(known.values()))
-                raise (DatasetError if failure.stage == "load" else ProcessorError)(
-                    f"Batch {batch_idx} (samples {start}..{stop - 1}) failed at stage {failure.stage}: "
-                    f"{failure.error}: {failure.message}\n\n{failure.traceback.rstrip()}"
-                )
-        for position, failure in known.items():
+            if isinstance(problem, NonFinite):
+                self._set_aside(chunk, batch_idx, problem.failures)
+            elif isinstance(problem, SampleError):
+                self._give_up_on_samples_if_asked(batch_idx, problem.failure)
+            self._isolate(chunk, batch_idx)
+
+    def _isolate(self, chunk: int, batch_idx: int) -> None:
+        bad = self._bad.setdefault(batch_idx, {})
+        try:
+            isolated = self.trials.isolate(
+                batch_idx, bad, lambda index, failure: self.budget.spend(chunk, index, failure)
+            )
+        except OutOfMemory as problem:
+            self._make_room(batch_idx, problem)
+        except RowOutOfMemory as problem:
+            self._set_row_aside(chunk, batch_idx, problem.position, problem)
+        else:
+            if isolated is not None:
+                self._isolated[batch_idx] = isolated
+
+    def _set_row_aside(self, chunk: int, batch_idx: int, position: int, problem: RowOutOfMemory) -> None:
+        """Set a row aside that does not fit into memory, because of which the others were cut into pieces."""
+        failure = failure_of(problem)
+        self._give_up_on_samples_if_asked(batch_idx, failure)
+        self._isolated.pop(batch_idx, None)
+        self._set_aside(chunk, batch_idx, {position: failure})
+        self.run.restore(self._size)
+
+    def _set_aside(self, chunk: int, batch_idx: int, failures: Mapping[int, SampleFailure]) -> None:
+        start = self.grid.batch_range(batch_idx)[0]
+        for position, failure in failures.items():
+            self._bad.setdefault(batch_idx, {})[position] = failure
             self.budget.spend(chunk, start + position, failure)
-        isolated = self.trials.isolate(
-            batch_idx,
-            {**(before.bad if before else {}), **known},
-            lambda index, failure: self.budget.spend(chunk, index, failure),
-        )
-        if isolated is not None:
-            self._isolated[batch_idx] = isolated
+
+    def _give_up_on_samples_if_asked(self, batch_idx: int, failure: SampleFailure) -> None:
+        if self.policy.on_error == "fail":
+            start, stop = self.grid.batch_range(batch_idx)
+            raise (DatasetError if failure.stage == "load" else ProcessorError)(
+                f"Batch {batch_idx} (samples {start}..{stop - 1}) failed at stage {failure.stage}: "
+                f"{failure.error}: {failure.message}\n\n{failure.traceback.rstrip()}"
+            )
 
     def _make_room(self, batch_idx: int, error: BaseException) -> None:
         start, stop = self.grid.batch_range(batch_idx)

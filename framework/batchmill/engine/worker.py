@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,29 +24,19 @@ from batchmill.engine.ranges import ReadFailure
 from batchmill.engine.reading import BatchSource
 from batchmill.engine.recovery import ChunkRecovery
 from batchmill.engine.reduction import ReducerSet
-from batchmill.engine.sacrifice import TrialProcess
 from batchmill.engine.sideline import Sideline
 from batchmill.engine.stopping import StopFlag
 from batchmill.engine.user_code import user_error
-from batchmill.errors import PreemptedError
 
 # Seconds between looks at the commit log while this worker waits for the others: at first, and at most.
 _FIRST_LOOK, _SLOWEST_LOOK = 0.02, 1.0
 
 
 class Progress:
-    """How far a worker is; read by other threads, written by the worker only.
-
-    Attributes:
-        samples: Samples done.
-        steps: Grows with every batch and every trial; stands still only in a batch.
-        slowest: Seconds that the slowest batch took, from one batch's end to the next; the first one does not count.
-    """
+    """Counts a worker's samples; read by other threads, written by the worker only."""
 
     def __init__(self) -> None:
         self.samples = 0
-        self.steps = 0
-        self.slowest = 0.0
 
 
 @dataclass
@@ -68,18 +58,20 @@ class Worker:
     budget: ErrorBudget
     policy: FailurePolicy = field(default_factory=FailurePolicy)
     own_reducers: bool = True
-    processing: Callable[[int | None], object] = lambda chunk: None
-    suspects: Collection[int] = ()
-    start_trials: Callable[[], TrialProcess] | None = None
 
     def __post_init__(self) -> None:
         self._listeners = self.hooks.hook.on_batch_end
         self._heard = bool(self._listeners.get_hookimpls())
-        self._run_batch = MicroBatches(self.processor.process_batch)
+        self._run_batch = MicroBatches(self.processor.process_batch, self.source.columns)
         self._recovery = ChunkRecovery(
             grid=self.grid,
             trials=Trials(
-                self.grid, self.source, self._run_batch, self.policy.on_nonfinite, forget=self._open_chunk_anew
+                grid=self.grid,
+                source=self.source,
+                run=self._run_batch,
+                on_nonfinite=self.policy.on_nonfinite,
+                forget=self._open_chunk_anew,
+                overdue=self._overdue,
             ),
             run=self._run_batch,
             reducers=self.reducers,
@@ -127,16 +119,9 @@ class Worker:
         return None
 
     def _claimed(self, first: int) -> Iterator[int]:
-        chunk: int | None = first
-        while chunk is not None:
-            if not self.source.reads_ahead:
-                self.processing(chunk)  # before its first sample is read, which may kill as well
+        yield first
+        while not self.stop.requested and (chunk := self.claims.next_chunk(False)) is not None:
             yield chunk
-            chunk = None if self.stop.requested else self.claims.next_chunk(False)
-
-    def _overdue(self) -> bool:
-        self.progress.steps += 1
-        return self.stop.requested and self.stop.overdue()
 
     def _process_chunks(self, first: int) -> None:
         current, last_batch, recovered = -1, -1, -1
@@ -144,10 +129,7 @@ class Worker:
         process, run_batch, progress, stop = self.processor.process_batch, self._run_batch, self.progress, self.stop
         batch_size, samples = self.grid.batch_size, self.grid.samples
         on_nonfinite = self.policy.on_nonfinite
-        clock = time.monotonic
-        ended = clock()
-        avoid = self.suspects if self.start_trials is not None else ()
-        for chunk, batch_idx, batch in self.source.read(self._claimed(first), avoid):
+        for chunk, batch_idx, batch in self.source.read(self._claimed(first)):
             if chunk == recovered:
                 continue  # read ahead before the chunk was processed anew
             if chunk != current:
@@ -157,13 +139,6 @@ class Worker:
                 buffer = OutputBuffer(*self.grid.chunk_range(chunk))
                 self.sideline.open_chunk()
                 run_batch.begin_chunk()
-                if self.source.reads_ahead:
-                    self.processing(chunk)
-                if chunk in avoid:
-                    if not self._recover(chunk, batch_idx, None, batch_idx * batch_size):
-                        return
-                    recovered, ended = chunk, clock()
-                    continue
             start = batch_idx * batch_size
             end = min(start + batch_size, samples)
             failure: Exception | ReadFailure | None = None
@@ -181,17 +156,13 @@ class Worker:
             ):
                 if not self._recover(chunk, batch_idx, failure, start):
                     return
-                recovered, ended = chunk, clock()
+                recovered = chunk
                 continue
             if self._heard:
                 self._listeners(outputs=outputs, batch=batch, batch_idx=batch_idx)
             if outputs is not None:
                 buffer.add(outputs, start, end)
             progress.samples += end - start
-            began, ended = ended, clock()
-            if progress.steps and ended - began > progress.slowest:
-                progress.slowest = ended - began
-            progress.steps += 1
             if batch_idx == last_batch:
                 self._finish_chunk(chunk, buffer, [])
             elif stop.requested and stop.overdue():
@@ -201,12 +172,7 @@ class Worker:
     def _recover(self, chunk: int, batch_idx: int, failure: Exception | ReadFailure | None, start: int) -> bool:
         """Process a chunk anew, without what fails in it; return False if there is no time left."""
         try:
-            if self.start_trials is not None and chunk in self.suspects:
-                buffer = self._recovery.process_suspect(chunk, self.start_trials)
-            else:
-                buffer = self._recovery.process(chunk, batch_idx, failure)
-        except PreemptedError:
-            buffer = None
+            buffer = self._recovery.process(chunk, batch_idx, failure)
         except Exception:
             self._drop_chunk()
             raise
@@ -238,10 +204,12 @@ class Worker:
             micro_batch=self._run_batch.smallest,
         )
         self.committer.submit(finished)
-        self.processing(None)
         reason = self.hooks.hook.should_stop(context=self.context)
         if reason is not None:
             self.stop.request(str(reason))
+
+    def _overdue(self) -> bool:
+        return self.stop.requested and self.stop.overdue()
 
     def _open_chunk_anew(self) -> None:
         self.sideline.drop_chunk()

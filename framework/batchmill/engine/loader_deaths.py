@@ -1,0 +1,77 @@
+"""Deaths of loader processes: heard of while something is read from them, and at no other moment.
+
+PyTorch tells of them in a signal handler, which raises out of whatever the main thread is doing: out of the processor,
+whose sample would take the blame, or out of the engine.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+from types import FrameType
+from typing import Any
+
+_TORCH = "torch.utils.data._utils.signal_handling"
+
+_torch_handler: Any = None
+_reading = 0
+_heard: list[RuntimeError] = []
+
+
+class LoaderProcesses:
+    """The processes of one loader."""
+
+    def __init__(self) -> None:
+        self._processes: list[BaseProcess] = []
+
+    @contextmanager
+    def started(self) -> Iterator[None]:
+        """Watch the processes that are started in the block."""
+        before = set(multiprocessing.active_children())
+        yield
+        self._processes += [child for child in multiprocessing.active_children() if child not in before]
+        _listen()
+
+    def died(self) -> bool:
+        """Return whether one of them has ended."""
+        return any(not process.is_alive() for process in self._processes)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Hear of deaths in the block, and of those of these processes since the last one.
+
+        Raises:
+            RuntimeError: A loader process died.
+        """
+        global _reading
+        if _heard and self.died():
+            raise _heard.pop()
+        _reading += 1
+        try:
+            yield
+        finally:
+            _reading -= 1
+
+
+def _listen() -> None:
+    """Step between PyTorch's handler and the signal."""
+    global _torch_handler
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
+        return
+    handler = signal.getsignal(signal.SIGCHLD)
+    if getattr(handler, "__module__", None) == _TORCH:
+        _torch_handler = handler
+        signal.signal(signal.SIGCHLD, _hear)
+
+
+def _hear(number: int, frame: FrameType | None) -> None:
+    try:
+        _torch_handler(number, frame)
+    except RuntimeError as error:
+        if _reading:
+            raise
+        _heard[:] = [error]
