@@ -120,7 +120,7 @@ def create_in_place(self: LocalStorage, path: str, data: bytes) -> bool:
         return True
 
 
-def write_shared_temporary(folder: str, data: bytes) -> str:
+def write_shared_temporary(folder: str, data: bytes, private: bool) -> str:
     """Write under a temporary name that is the same for everyone."""
     path = f"{folder}/.{'0' * 32}.tmp"
     _write(path, data, os.O_CREAT | os.O_TRUNC, synced=True)
@@ -182,7 +182,7 @@ def checked_objects(affected: Affected) -> Callable[..., bool]:
     return broken_put_if_absent
 
 
-def make_folder(folder: str, root: str) -> None:
+def make_folder(folder: str, root: str, private: bool) -> None:
     """Make a folder and its parents without any fsync."""
     missing = []
     while not posix.os.path.isdir(folder):

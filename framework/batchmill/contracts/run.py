@@ -127,12 +127,22 @@ class RunRequest:
                 f"it was written by another version of Batchmill."
             )
         rebuilt: dict[str, Any] = dict(values)
-        for name in ("processor", "dataset", "writer", "storage", "tracker", "claims", "launcher"):
-            if name in rebuilt:
-                rebuilt[name] = Selection(**rebuilt[name])
-        for name in ("reducers", "callbacks"):
-            rebuilt[name] = {alias: Selection(**item) for alias, item in rebuilt.get(name, {}).items()}
-        return cls(**rebuilt)
+        try:
+            for name in ("processor", "dataset", "writer", "storage", "tracker", "claims", "launcher"):
+                if name in rebuilt:
+                    rebuilt[name] = _selection(rebuilt[name])
+            for name in ("reducers", "callbacks"):
+                rebuilt[name] = {alias: _selection(item) for alias, item in rebuilt.get(name, {}).items()}
+            return cls(**rebuilt)
+        except (TypeError, AttributeError) as error:
+            raise ConfigError(f"The stored request cannot be read ({error}); somebody has edited it.") from error
+
+
+def _selection(stored: Mapping[str, Any]) -> Selection:
+    selection = Selection(**stored)
+    if not isinstance(selection.name, str) or not isinstance(selection.settings, Mapping):
+        raise TypeError(f"{stored!r} is no selection of a component")
+    return selection
 
 
 @dataclass(frozen=True)

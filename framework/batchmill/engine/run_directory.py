@@ -31,6 +31,8 @@ MANIFEST = "run.json"
 LINKS, REPORTS, LOCK = "links", "reports", ".lock"
 
 _MANIFEST_KEYS = ("format", "run_id", "created", "samples", "batch_size", "chunk_batches", "fingerprint", "config")
+# More samples than anybody has; a number beyond is a mistake, or meant to fill the memory.
+_MOST = 1 << 48
 _RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -62,13 +64,18 @@ class RunDirectory:
         return unseal(data, f"{self.path}/{RESULT}")
 
 
+def is_run_id(run_id: str) -> bool:
+    """Return whether a text can name a directory safely, on every file system and in every object store."""
+    return _RUN_ID.fullmatch(run_id) is not None and run_id.strip(".") != ""
+
+
 def check_run_id(run_id: str) -> str:
     """Return ``run_id`` if it can name a directory safely.
 
     Raises:
         ConfigError: It has other characters, or is too long.
     """
-    if not _RUN_ID.fullmatch(run_id) or not run_id.strip("."):
+    if not is_run_id(run_id):
         raise ConfigError(
             f"run_id {run_id!r} cannot name a run; expected 1 to 128 letters, digits, '.', '_' and '-', not only dots."
         )
@@ -160,12 +167,29 @@ def open_existing(storage: Storage, *, working: bool = False) -> RunDirectory:
         raise CorruptRunError(
             f"{storage.url} has format {manifest.get('format')}; this version of Batchmill reads format {FORMAT}."
         )
-    lacking = [key for key in _MANIFEST_KEYS if key not in manifest]
-    if lacking:
-        raise CorruptRunError(
-            f"{storage.url}/{MANIFEST} is damaged: it is another document, without {', '.join(lacking)}."
-        )
+    fault = _fault_of(manifest)
+    if fault:
+        raise CorruptRunError(f"{storage.url}/{MANIFEST} is damaged: it is another document, {fault}.")
     grid = Grid(manifest["samples"], manifest["batch_size"], manifest["chunk_batches"])
     storage = current_view(storage, working=working)
     log = CommitLog(storage, grid.chunks, manifest["fingerprint"]["sha256"], grid.chunk_range)
     return RunDirectory(manifest["run_id"], storage, manifest, grid, log)
+
+
+def _fault_of(manifest: Mapping[str, Any]) -> str:
+    """Return what keeps a sealed document from being a manifest, or an empty string. Anybody may have sealed it."""
+    lacking = [key for key in _MANIFEST_KEYS if key not in manifest]
+    if lacking:
+        return f"without {', '.join(lacking)}"
+    for key, least in (("samples", 0), ("batch_size", 1), ("chunk_batches", 1)):
+        if type(manifest[key]) is not int or not least <= manifest[key] < _MOST:
+            return f"with {key} {str(manifest[key])[:40]!r}, which is no number of that kind"
+    run_id = manifest["run_id"]
+    if not isinstance(run_id, str) or not is_run_id(run_id):
+        return f"with the run_id {str(run_id)[:200]!r}, which cannot name a run"
+    frozen, config = manifest["fingerprint"], manifest["config"]
+    if not isinstance(frozen, dict) or not isinstance(frozen.get("sha256"), str) or "covers" not in frozen:
+        return "without a digest and what it covers as its fingerprint"
+    if not isinstance(config, dict) or not isinstance(config.get("request", {}), dict):
+        return "with something else as its config"
+    return ""

@@ -40,7 +40,7 @@ def unseal(data: bytes, path: str) -> dict[str, Any]:
         document = json.loads(data)
         claimed = document.pop("sha256")
         intact = claimed == sha256_hex(canonical_json(document))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise CorruptRunError(f"{path} is damaged: it is not a sealed JSON document ({error}).") from error
     if not intact:
         raise CorruptRunError(f"{path} is damaged: its contents do not match the digest it carries.")
@@ -131,22 +131,33 @@ def _encode_array(value: Any) -> Any:
 
 
 def decode_value(value: Any) -> Any:
-    """Return the value that ``encode_value`` stored."""
+    """Return the value that ``encode_value`` stored.
+
+    Raises:
+        CorruptRunError: It is none, whoever sealed it.
+    """
+    try:
+        return _decode(value)
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, RuntimeError, TypeError, ValueError) as error:
+        raise CorruptRunError(f"A stored partial cannot be read: {type(error).__name__}: {error}.") from error
+
+
+def _decode(value: Any) -> Any:
     if isinstance(value, list):
-        return [decode_value(item) for item in value]
+        return [_decode(item) for item in value]
     if not isinstance(value, dict):
         return value
     match value.get(_TAG):
         case None:
-            return {key: decode_value(item) for key, item in value.items()}
+            return {key: _decode(item) for key, item in value.items()}
         case "int":
             return int(value["hex"], 16)
         case "float":
             return float(value["value"])
         case "tuple":
-            return tuple(decode_value(item) for item in value["items"])
+            return tuple(_decode(item) for item in value["items"])
         case "dict":
-            return {decode_value(key): decode_value(item) for key, item in value["items"]}
+            return {_decode(key): _decode(item) for key, item in value["items"]}
         case "bytes":
             return base64.b64decode(value["data"])
         case "tensor":
@@ -154,6 +165,8 @@ def decode_value(value: Any) -> Any:
 
             raw = bytearray(base64.b64decode(value["data"]))
             dtype = getattr(torch, value["dtype"])
+            if not isinstance(dtype, torch.dtype):
+                raise TypeError(f"{value['dtype']!r} is no tensor type")
             flat = torch.frombuffer(raw, dtype=dtype) if raw else torch.empty(0, dtype=dtype)
             return flat.reshape(value["shape"])
         case "ndarray" | "scalar" as kind:

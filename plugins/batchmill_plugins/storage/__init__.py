@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import batchmill
 
 
 @dataclass
 class LocalSettings:
-    """Settings of ``storage=local``: none; the folder is the run's ``output``."""
+    """Settings of ``storage=local``; the folder is the run's ``output``.
+
+    Attributes:
+        mode: Who may enter a new run's folder: ``private``, its owner alone; ``umask``, whom the umask lets; ``auto``,
+            its owner, except where ``output`` is a folder that a group may write to. Files follow their run's folder.
+    """
+
+    mode: Literal["auto", "private", "umask"] = batchmill.setting(fingerprint=False, default="auto")
 
 
 @dataclass

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from batchmill_plugins.storage._posix import as_storage_error, is_private
+
 # lockf belongs to the process: a second holder in it would get the lock too, and closing any descriptor of
 # the file would drop it. So a path is opened by one holder at a time.
 _held: set[str] = set()
@@ -29,7 +31,7 @@ def file_lock(path: str) -> Iterator[bool]:
             processes lock two files of the same name.
 
     Raises:
-        OSError: The file cannot be opened.
+        StorageError: The file cannot be opened or locked.
     """
     with _held_mutex:
         taken = path in _held
@@ -39,9 +41,13 @@ def file_lock(path: str) -> Iterator[bool]:
         return
     try:
         # lockf rather than flock: a forked child of a killed holder would keep a flock.
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        with as_storage_error("lock", path):
+            mode = 0o600 if is_private(os.path.dirname(path)) else 0o666
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
         try:
-            yield _locked(descriptor)
+            with as_storage_error("lock", path):
+                locked = _locked(descriptor)
+            yield locked
         finally:
             os.close(descriptor)
     finally:

@@ -16,6 +16,7 @@ from batchmill_plugins.storage._file_lock import file_lock, lock_name
 from batchmill_plugins.storage._paths import check_path, check_prefix
 
 _FOLDER_RETRIES = 4
+_MODES = ("auto", "private", "umask")
 
 
 class LocalStorage(Storage):
@@ -24,14 +25,23 @@ class LocalStorage(Storage):
     An object is written under a hidden temporary name in its own folder, fsynced, and then renamed or linked
     to its name, so that no reader ever sees a part of it. What a killed process left unfinished is hidden.
 
+    Permissions follow the root folder: in one that only its owner may enter, files are the owner's alone; in any other
+    the umask decides. So whoever opens a run later, by whatever way, writes as who began it.
+
     Args:
         url: A path or ``file://`` URL. A relative path is taken from the present working directory, once.
+        mode: Who may enter a root folder that is made: "private", its owner; "umask", whom the umask lets; "auto", its
+            owner, except in a folder that a group may write to.
 
     Raises:
-        ConfigError: It is a URL of another scheme or host.
+        ConfigError: It is a URL of another scheme or host, or the mode is none of these.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, mode: str = "auto") -> None:
+        if mode not in _MODES:
+            raise ConfigError(f"storage.mode is {mode!r}; expected {', '.join(_MODES)}.")
+        self._mode = mode
+        self._private: bool | None = None
         self.url = os.path.abspath(_folder_of(url))
         self._root = os.path.realpath(self.url)
         self._known: set[str] = set()
@@ -144,26 +154,32 @@ class LocalStorage(Storage):
         folder = os.path.dirname(target)
         for _ in range(_FOLDER_RETRIES):
             try:
-                self._prepare_folder(folder)
-                return _posix.write_temporary(folder, data)
+                private = self._prepare_folder(folder)
+                return _posix.write_temporary(folder, data, private)
             except FileNotFoundError:  # a delete elsewhere removed the empty folder between the two steps
                 with self._known_mutex:
                     self._known.discard(folder)
-        self._prepare_folder(folder)
-        return _posix.write_temporary(folder, data)
+        private = self._prepare_folder(folder)
+        return _posix.write_temporary(folder, data, private)
 
-    def _prepare_folder(self, folder: str) -> None:
-        """Create ``folder`` where needed and make its name, and those above it, durable."""
+    def _prepare_folder(self, folder: str) -> bool:
+        """Create ``folder`` where needed and make all names durable; return whether it is private."""
         with self._known_mutex:
-            if folder in self._known and os.path.isdir(folder):
-                return
+            if self._private is not None and folder in self._known and os.path.isdir(folder):
+                return self._private
             path_known = bool(self._known)
-        _posix.make_folder_durable(folder, self._root)
+            if os.path.isdir(self._root):
+                self._private = _posix.is_private(self._root)
+            else:
+                self._private = self._mode == "private" or (self._mode == "auto" and not _posix.is_shared(self._root))
+            private = self._private
+        _posix.make_folder_durable(folder, self._root, private)
         if not path_known:
             # Once is enough, but not only if the root is new: its creator may have died before its own fsync.
             _posix.make_path_durable(self._root)
         with self._known_mutex:
             self._known.add(folder)
+        return private
 
 
 def _folder_of(url: str) -> str:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from batchmill import ObjectNotFoundError, StorageError, StorageFullError
 
 _HIDDEN = re.compile(r"\.[0-9a-f]{32}\.tmp|\..+\.batchmill-lock")
-_FILE_MODE = 0o644
+_OPEN_FILE, _OPEN_FOLDER, _PRIVATE_FILE, _PRIVATE_FOLDER = 0o666, 0o777, 0o600, 0o700
 # What file systems without hard links answer to link(2).
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _NO_EXCLUSIVE_RENAME = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
@@ -78,15 +78,33 @@ def removed_on_error(path: str) -> Iterator[None]:
         raise
 
 
-def write_temporary(folder: str, data: bytes) -> str:
+def is_private(folder: str) -> bool:
+    """Return whether a folder lets nobody in but its owner."""
+    return not stat.S_IMODE(os.lstat(folder).st_mode) & 0o077
+
+
+def is_shared(folder: str) -> bool:
+    """Return whether the nearest folder there is, on the way up, is one that a group works in together."""
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    mode = stat.S_IMODE(os.lstat(folder).st_mode)
+    return bool(mode & stat.S_IWGRP) and not mode & stat.S_IWOTH
+
+
+def write_temporary(folder: str, data: bytes, private: bool) -> str:
     """Write ``data`` to a new hidden file in ``folder`` and fsync it.
+
+    Args:
+        folder: Where to.
+        data: What.
+        private: Whether only the owner may read it; else the umask decides.
 
     Returns:
         The file's path. Its name is not durable yet.
     """
     path = os.path.join(folder, f".{secrets.token_hex(16)}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(path, flags, _FILE_MODE)
+    descriptor = os.open(path, flags, _PRIVATE_FILE if private else _OPEN_FILE)
     with removed_on_error(path):
         try:
             rest = memoryview(data)
@@ -204,11 +222,16 @@ def _special(path: str) -> StorageError:
     return StorageError(f"{path} is not a regular file (but a folder, link, pipe or device), so it is left alone.")
 
 
-def make_folder_durable(folder: str, root: str) -> None:
+def make_folder_durable(folder: str, root: str, private: bool) -> None:
     """Create ``folder`` and its parents, and fsync every folder that holds one of the new names.
 
     Names between ``root`` and ``folder`` are made durable even if they exist: another process may have
     created them a moment ago without having come to its fsync yet.
+
+    Args:
+        folder: ``root``, or a folder below it.
+        root: The storage's root.
+        private: Whether only the owner may enter ``root`` and what is below, if they are new.
     """
     missing = []
     current = folder
@@ -217,7 +240,7 @@ def make_folder_durable(folder: str, root: str) -> None:
         current = os.path.dirname(current)
     for each in reversed(missing):
         try:
-            os.mkdir(each)
+            os.mkdir(each, _PRIVATE_FOLDER if private and len(each) >= len(root) else _OPEN_FOLDER)
         except FileExistsError:  # another process was faster; mkdir of the next name tells if it is no folder
             continue
     holders = {os.path.dirname(each) for each in missing}

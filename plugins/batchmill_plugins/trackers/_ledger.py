@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -108,7 +110,7 @@ class Ledger:
             StorageError: The file cannot be written or is not a ledger of this version.
         """
         with self._failures_named("write"):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._prepare_file()
             with closing(self._connect("rwc")) as connection:
                 if self._version(connection) == 0:
                     _switch_to_wal(connection)
@@ -123,6 +125,20 @@ class Ledger:
                         connection.execute("ROLLBACK")
                     raise
                 connection.execute("COMMIT")
+
+    def _prepare_file(self) -> None:
+        """Create the file where needed: its owner's alone, except in a folder that a group works in together."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        folder = stat.S_IMODE(self.path.parent.stat().st_mode)
+        shared = folder & stat.S_IWGRP and not folder & stat.S_IWOTH
+        try:
+            os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if shared else 0o600))
+        except FileExistsError:  # the usual case
+            if not self.path.exists():
+                raise StorageError(
+                    f"The ledger {self.path} is a link that leads nowhere. Remove it, or choose another file with "
+                    f"tracker.path."
+                ) from None
 
     def _connect(self, mode: str) -> sqlite3.Connection:
         uri = f"file:{quote(str(self.path))}?mode={mode}"

@@ -96,17 +96,71 @@ def test_reserved_names_are_refused(tmp_path, name):
         LocalStorage(str(tmp_path)).put(f"a/{name}", b"x")
 
 
-def test_files_are_readable_by_others_as_the_umask_says(tmp_path):
-    storage = LocalStorage(str(tmp_path))
+@pytest.fixture
+def umask():
+    """Set the umask; it is put back."""
     before = os.umask(0o022)
-    try:
-        storage.put("open", b"1")
-        os.umask(0o077)
-        storage.put("closed", b"1")
-    finally:
-        os.umask(before)
-    assert stat.S_IMODE((tmp_path / "open").stat().st_mode) == 0o644
-    assert stat.S_IMODE((tmp_path / "closed").stat().st_mode) == 0o600
+    yield os.umask
+    os.umask(before)
+
+
+def mode_of(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("mode", ["auto", "private"])
+@pytest.mark.parametrize("mask", [0o000, 0o022, 0o077])
+def test_a_new_root_is_its_owner_s_alone(tmp_path, umask, mode, mask):
+    umask(mask)
+    storage = LocalStorage(str(tmp_path / "above" / "run"), mode=mode)
+    storage.put("a/b", b"1")
+    storage.put_if_absent("c", b"1")
+    with storage.lock("d") as held:
+        assert held
+    root = tmp_path / "above" / "run"
+    assert mode_of(tmp_path / "above") == 0o777 & ~mask, "what is above the root is not ours"
+    assert {mode_of(path) for path in (root, root / "a")} == {0o700}
+    assert {mode_of(path) for path in root.rglob("*") if path.is_file()} == {0o600}
+    assert len([path for path in root.rglob("*") if path.is_file()]) == 3
+
+
+@pytest.mark.parametrize("mask", [0o002, 0o027, 0o077])
+def test_the_umask_decides_where_it_is_asked_to(tmp_path, umask, mask):
+    umask(mask)
+    LocalStorage(str(tmp_path / "run"), mode="umask").put("a/b", b"1")
+    assert mode_of(tmp_path / "run") == mode_of(tmp_path / "run" / "a") == 0o777 & ~mask
+    assert mode_of(tmp_path / "run" / "a" / "b") == 0o666 & ~mask
+
+
+@pytest.mark.parametrize(("above", "private"), [(0o770, False), (0o2775, False), (0o755, True), (0o1777, True)])
+def test_a_folder_that_a_group_works_in_is_shared(tmp_path, umask, above, private):
+    umask(0o007)
+    folder = tmp_path / "team"
+    folder.mkdir()
+    folder.chmod(above)
+    LocalStorage(str(folder / "runs" / "run")).put("a", b"1")
+    assert mode_of(folder / "runs" / "run") & 0o777 == (0o700 if private else 0o770)
+    assert mode_of(folder / "runs" / "run" / "a") == (0o600 if private else 0o660)
+
+
+def test_files_follow_the_folder_whoever_writes_them(tmp_path, umask):
+    """A run's folder is opened again without its settings, as by a supervisor or a repair."""
+    umask(0o022)
+    for name, folder, file in (("open", 0o755, 0o644), ("closed", 0o700, 0o600)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name).chmod(folder)
+        for mode in ("auto", "private", "umask"):
+            storage = LocalStorage(str(tmp_path / name), mode=mode)
+            storage.put(f"{mode}/x", b"1")
+            with storage.lock(f"{mode}.lock"):
+                pass
+        assert {mode_of(path) for path in (tmp_path / name).rglob("*") if path.is_file()} == {file}
+        assert {mode_of(path) for path in (tmp_path / name).rglob("*") if path.is_dir()} == {folder}
+
+
+def test_a_mode_that_is_none_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="'0600'; expected auto, private, umask"):
+        LocalStorage(str(tmp_path), mode="0600")
 
 
 # --- locks --------------------------------------------------------------------------------------------------
