@@ -51,6 +51,7 @@ _PUBLIC = {
     "ChunkQueue": "batchmill.contracts.claims",
     "Launcher": "batchmill.contracts.launcher",
     "Tracker": "batchmill.contracts.tracker",
+    "Stateful": "batchmill.contracts.stateful",
     "ModelRecord": "batchmill.contracts.tracker",
     "VersionRecord": "batchmill.contracts.tracker",
     "CheckpointRecord": "batchmill.contracts.tracker",
@@ -132,6 +133,7 @@ if TYPE_CHECKING:
     from batchmill.contracts.run import RunRequest as RunRequest
     from batchmill.contracts.run import RunResult as RunResult
     from batchmill.contracts.run import Selection as Selection
+    from batchmill.contracts.stateful import Stateful as Stateful
     from batchmill.contracts.storage import ObjectInfo as ObjectInfo
     from batchmill.contracts.storage import Storage as Storage
     from batchmill.contracts.tracker import CheckpointRecord as CheckpointRecord

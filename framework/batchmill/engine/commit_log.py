@@ -52,6 +52,7 @@ class ChunkDraft:
         files: Relative path to bytes, from ``upload_path()``.
         reports: Metrics reported during the chunk.
         quarantined: Samples set aside with their reason.
+        states: What stateful components gathered, by config key.
         micro_batch: Samples per piece, where batches did not fit into memory and were processed in pieces.
     """
 
@@ -66,6 +67,7 @@ class ChunkDraft:
     files: Mapping[str, bytes] = field(default_factory=dict)
     reports: list[Mapping[str, Any]] = field(default_factory=list)
     quarantined: list[Mapping[str, Any]] = field(default_factory=list)
+    states: Mapping[str, Any] = field(default_factory=dict)
     micro_batch: int | None = None
 
 
@@ -77,6 +79,7 @@ class CommitLog:
         chunks: Chunks in the run.
         fingerprint: The run's fingerprint; every record carries it, which tells it from a record of another run.
         chunk_range: Returns the samples of a chunk; None leaves records' ranges unchecked.
+        folder_of: Returns the folder below ``parts/`` and ``files/`` in which attempts at a chunk are staged.
     """
 
     def __init__(
@@ -85,10 +88,11 @@ class CommitLog:
         chunks: int,
         fingerprint: str = "",
         chunk_range: Callable[[int], tuple[int, int]] | None = None,
+        folder_of: Callable[[int], str] = chunk_name,
     ) -> None:
         self._storage = storage
         self.chunks = chunks
-        self._fingerprint, self._chunk_range = fingerprint, chunk_range
+        self._fingerprint, self._chunk_range, self._folder_of = fingerprint, chunk_range, folder_of
         self._known: set[int] = set()
 
     def committed(self) -> set[int]:
@@ -198,7 +202,7 @@ class CommitLog:
         return winner, False
 
     def _stage(self, draft: ChunkDraft) -> dict[str, list[dict[str, Any]]]:
-        folder = chunk_name(draft.chunk)
+        folder = self._folder_of(draft.chunk)
         staged: dict[str, list[dict[str, Any]]] = {"parts": [], "files": [], "partials_file": []}
         if draft.part is not None:
             digest = sha256_hex(draft.part)
@@ -231,6 +235,8 @@ class CommitLog:
             "reports": draft.reports,
             "quarantined": draft.quarantined,
         }
+        if draft.states:
+            record["states"] = draft.states
         if draft.micro_batch is not None:
             record |= {"micro_batch": draft.micro_batch, "bitwise": False}
         if staged["partials_file"]:

@@ -30,6 +30,7 @@ class FinishedChunk:
     files: Mapping[str, bytes]
     reports: list[Mapping[str, Any]]
     quarantined: list[Mapping[str, Any]] = field(default_factory=list)
+    states: Mapping[str, Any] = field(default_factory=dict)
     micro_batch: int | None = None
 
 
@@ -104,6 +105,7 @@ class Committer:
             files=finished.files,
             reports=finished.reports,
             quarantined=finished.quarantined,
+            states=finished.states,
             micro_batch=finished.micro_batch,
         )
         record, ours = self._log.commit(draft)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -59,14 +59,23 @@ class BatchSource:
         self._rows = RowReader(self._read, self._options)
         self._reading: Generator[tuple[int, int, Any]] | None = None
 
-    def read(self, chunks: Iterator[int]) -> Iterator[tuple[int, int, Any]]:
+    def read(self, chunks: Iterator[int], avoid: Collection[int] = ()) -> Iterator[tuple[int, int, Any]]:
         """Return an iterator of ``(chunk, batch_idx, batch)`` over every batch of the chunks, in order.
 
         In place of a batch comes a ``ReadFailure`` where the dataset's code failed or a loader process died.
         ``chunks`` is asked for the next chunk only when there is room to read ahead, and never waited for.
+
+        Args:
+            chunks: The chunks.
+            avoid: Chunks of which nothing is read in this process; None comes in place of their first batch.
         """
-        self._reading = self._read_here(chunks) if self._ahead is None else self._read_ahead(chunks)
+        self._reading = self._read_here(chunks, avoid) if self._ahead is None else self._read_ahead(chunks)
         return self._reading
+
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether loader processes read batches before they are asked for."""
+        return self._ahead is not None
 
     def pick(self, indices: Sequence[int]) -> Any:
         """Return single samples, which may repeat, as one batch; what kills a loader process kills only that.
@@ -87,9 +96,12 @@ class BatchSource:
     def _loader(self) -> ReadAhead:
         return ReadAhead(self._read, self._options)
 
-    def _read_here(self, chunks: Iterator[int]) -> Generator[tuple[int, int, Any]]:
+    def _read_here(self, chunks: Iterator[int], avoid: Collection[int]) -> Generator[tuple[int, int, Any]]:
         read, batch_range = self._read, self._grid.batch_range
         for chunk in chunks:
+            if chunk in avoid:
+                yield chunk, self._grid.chunk_batch_range(chunk)[0], None
+                continue
             for batch_idx in range(*self._grid.chunk_batch_range(chunk)):
                 start, stop = batch_range(batch_idx)
                 try:

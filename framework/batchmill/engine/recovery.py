@@ -27,7 +27,7 @@ from batchmill.engine.output_buffer import OutputBuffer
 from batchmill.engine.policy import FailurePolicy
 from batchmill.engine.quarantine import ErrorBudget, SampleError, SampleFailure
 from batchmill.engine.ranges import ReadFailure
-from batchmill.engine.reduction import ReducerSet
+from batchmill.engine.sacrifice import TrialProcess, find_deadly_rows
 from batchmill.engine.sideline import Sideline
 from batchmill.engine.user_code import user_error
 from batchmill.errors import DatasetError, ProcessorError
@@ -46,7 +46,7 @@ class ChunkRecovery:
         grid: The run's grid.
         trials: Reads and processes rows of batches.
         run: Calls ``process_batch``, in pieces where memory is short.
-        reducers: The run's reducers.
+        reset: Lets reducers and stateful components forget the chunk.
         own_reducers: Whether ``process_batch`` feeds reducers by itself.
         sideline: Takes files and reports.
         listen: Told of each processed batch (outputs, batch, batch_idx).
@@ -58,7 +58,7 @@ class ChunkRecovery:
     grid: Grid
     trials: Trials
     run: MicroBatches
-    reducers: ReducerSet
+    reset: Callable[[], None]
     own_reducers: bool
     sideline: Sideline
     listen: Callable[[Any, Any, int], None]
@@ -83,13 +83,39 @@ class ChunkRecovery:
         Raises:
             BatchmillError: The failure is not a sample's, or too many samples have failed.
         """
-        self._isolated, self._bad, self._size = {}, {}, self.run.size
+        self._begin(chunk)
         if isinstance(error, Exception) and is_out_of_memory(error):
             self._make_room(batch_idx, error)
         elif error is not None:
             self._give_up_if_asked(batch_idx, error)
             _log.warning("batch %d failed (%s); looking for the samples that do", batch_idx, _short(error))
+        return self._until_clean_or_late(chunk, error)
+
+    def process_suspect(self, chunk: int, start_process: Callable[[], TrialProcess]) -> OutputBuffer | None:
+        """Process a chunk that has killed workers, without the rows that kill.
+
+        Args:
+            chunk: The chunk.
+            start_process: Starts a process in which rows are tried first.
+
+        Returns:
+            The chunk's rows, without those of bad samples; None if there is no time left.
+
+        Raises:
+            BatchmillError: Too many samples have failed, or nothing can be tried.
+        """
+        _log.warning("chunk %d has killed workers; trying its samples in a process of their own", chunk)
+        self._begin(chunk)
+        self._bad = find_deadly_rows(
+            self.grid, chunk, start_process, lambda index, failure: self.budget.spend(chunk, index, failure)
+        )
+        return self._until_clean_or_late(chunk, None)
+
+    def _begin(self, chunk: int) -> None:
+        self._isolated, self._bad, self._size = {}, {}, self.run.size
         self.budget.begin(chunk)
+
+    def _until_clean_or_late(self, chunk: int, error: Exception | ReadFailure | None) -> OutputBuffer | None:
         self.run.may_grow = False  # a chunk that starts afresh whenever larger pieces do not fit might never end
         try:
             return self._until_clean(chunk, error)
@@ -130,7 +156,7 @@ class ChunkRecovery:
 
     def _start_afresh(self, chunk: int) -> OutputBuffer:
         self.sideline.drop_chunk()
-        self.reducers.reset()
+        self.reset()
         self.sideline.open_chunk()
         self.run.begin_chunk()
         return OutputBuffer(*self.grid.chunk_range(chunk))

@@ -21,12 +21,13 @@ from batchmill.contracts.distributed import DistributedContext
 from batchmill.contracts.processor import TorchBatchProcessor
 from batchmill.contracts.profiler import DISABLED_PROFILER, Profiler
 from batchmill.contracts.run import RunRequest, RunResult
+from batchmill.contracts.writer import Writer
 from batchmill.engine.claims import Takeover, UncommittedClaims
 from batchmill.engine.commit_log import CommitLog
 from batchmill.engine.committer import Committer
 from batchmill.engine.context import TorchBatchProcessorContext, choose_device
 from batchmill.engine.cores import available_cores
-from batchmill.engine.finish import confirmed_result, final_reports, finish_run, result_of, settle_run
+from batchmill.engine.finish import confirmed_result, final_reports, finish_run, read_records, result_of, settle_run
 from batchmill.engine.opening import OpenedRun, open_run
 from batchmill.engine.policy import FailurePolicy
 from batchmill.engine.profiling import TraceProfiler
@@ -36,6 +37,7 @@ from batchmill.engine.reduction import ReducerSet
 from batchmill.engine.run_directory import RunDirectory
 from batchmill.engine.sacrifice import TrialProcess
 from batchmill.engine.sideline import Sideline, restore_reports
+from batchmill.engine.states import ComponentStates
 from batchmill.engine.stopping import StopFlag
 from batchmill.engine.user_code import user_error
 from batchmill.engine.worker import Progress, Worker
@@ -115,7 +117,8 @@ def _execute_open(opened: OpenedRun, committed: set[int], surroundings: Surround
     writer = opened.assembler.build(Kind.WRITER, request.writer)
     claims, takeover = _build_claims(opened, committed, surroundings)
     others = {"tracker": opened.tracker, "writer": writer, "dataset": opened.dataset, "claims": claims}
-    hooks = make_run_manager([*selected, *surroundings.callbacks, *others.items()])
+    components = [*selected, *surroundings.callbacks, *others.items()]
+    hooks, states = make_run_manager(components), ComponentStates(components)
     sideline = Sideline(
         run.storage,
         opened.tracker,
@@ -148,8 +151,10 @@ def _execute_open(opened: OpenedRun, committed: set[int], surroundings: Surround
             reducers.wrap(reducer, alias)
         processor = build_processor(opened, context)
         _check_partials(run, committed, reducers)
+        states.restore(lambda: read_records(run, sorted(committed)))
         hooks.hook.on_run_start(context=context)
-        complete = _work(opened, surroundings, processor, context, reducers, sideline, hooks, writer, claims, takeover)
+        tools = _Tools(context, reducers, sideline, hooks, states, writer, claims, takeover)
+        complete = _work(opened, surroundings, processor, tools)
         if not complete:
             return result_of(run, None, surroundings.stop.reason)
         surroundings.worked()
@@ -166,6 +171,20 @@ def _execute_open(opened: OpenedRun, committed: set[int], surroundings: Surround
     except BaseException as error:
         hooks.hook.on_run_error(error=error)
         raise
+
+
+@dataclass(frozen=True)
+class _Tools:
+    """What a worker works with besides its processor."""
+
+    context: TorchBatchProcessorContext
+    reducers: ReducerSet
+    sideline: Sideline
+    hooks: Any
+    states: ComponentStates
+    writer: Writer
+    claims: Claims
+    takeover: Takeover
 
 
 def build_processor(opened: OpenedRun, context: TorchBatchProcessorContext) -> TorchBatchProcessor:
@@ -218,38 +237,33 @@ def _work(
     opened: OpenedRun,
     surroundings: Surroundings,
     processor: TorchBatchProcessor,
-    context: TorchBatchProcessorContext,
-    reducers: ReducerSet,
-    sideline: Sideline,
-    hooks: Any,
-    writer: Any,
-    claims: Claims,
-    takeover: Takeover,
+    tools: _Tools,
 ) -> bool:
     request, run = opened.request, opened.directory
 
     def committed(chunk: int, record: Mapping[str, Any], ours: bool) -> None:
         if ours:
-            sideline.deliver(record["reports"])
-        hooks.hook.on_checkpoint_end(chunk=chunk, record=record)
+            tools.sideline.deliver(record["reports"])
+        tools.hooks.hook.on_checkpoint_end(chunk=chunk, record=record)
         surroundings.committed(chunk)
 
     worker = Worker(
         grid=run.grid,
         source=BatchSource(opened.dataset, run.grid, request.loader),
         processor=processor,
-        context=context,
-        reducers=reducers,
-        sideline=sideline,
-        hooks=hooks,
-        claims=UncommittedClaims(claims, run.log.is_committed, surroundings.committed),
-        takeover=takeover,
-        committer=Committer(run.log, writer, committed),
+        context=tools.context,
+        reducers=tools.reducers,
+        sideline=tools.sideline,
+        hooks=tools.hooks,
+        claims=UncommittedClaims(tools.claims, run.log.is_committed, surroundings.committed),
+        takeover=tools.takeover,
+        committer=Committer(run.log, tools.writer, committed),
         stop=surroundings.stop,
         progress=surroundings.progress,
         policy=FailurePolicy(request.on_error, request.on_nonfinite),
         budget=ErrorBudget(request.max_errors, run.grid.samples, run.log),
-        own_reducers=len(reducers.names) > len(request.reducers),
+        own_reducers=len(tools.reducers.names) > len(request.reducers),
+        states=tools.states,
         processing=surroundings.processing,
         suspects=surroundings.suspects,
         start_trials=surroundings.start_trials,

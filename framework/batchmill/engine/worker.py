@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,19 +24,30 @@ from batchmill.engine.ranges import ReadFailure
 from batchmill.engine.reading import BatchSource
 from batchmill.engine.recovery import ChunkRecovery
 from batchmill.engine.reduction import ReducerSet
+from batchmill.engine.sacrifice import TrialProcess
 from batchmill.engine.sideline import Sideline
+from batchmill.engine.states import ComponentStates
 from batchmill.engine.stopping import StopFlag
 from batchmill.engine.user_code import user_error
+from batchmill.errors import PreemptedError
 
 # Seconds between looks at the commit log while this worker waits for the others: at first, and at most.
 _FIRST_LOOK, _SLOWEST_LOOK = 0.02, 1.0
 
 
 class Progress:
-    """Counts a worker's samples; read by other threads, written by the worker only."""
+    """How far a worker is; read by other threads, written by the worker only.
+
+    Attributes:
+        samples: Samples done.
+        steps: Grows with every batch and every trial; stands still only in a batch.
+        slowest: Seconds that the slowest batch took, from one batch's end to the next; the first one does not count.
+    """
 
     def __init__(self) -> None:
         self.samples = 0
+        self.steps = 0
+        self.slowest = 0.0
 
 
 @dataclass
@@ -58,6 +69,10 @@ class Worker:
     budget: ErrorBudget
     policy: FailurePolicy = field(default_factory=FailurePolicy)
     own_reducers: bool = True
+    states: ComponentStates = field(default_factory=ComponentStates)
+    processing: Callable[[int | None], object] = lambda chunk: None
+    suspects: Collection[int] = ()
+    start_trials: Callable[[], TrialProcess] | None = None
 
     def __post_init__(self) -> None:
         self._listeners = self.hooks.hook.on_batch_end
@@ -74,7 +89,7 @@ class Worker:
                 overdue=self._overdue,
             ),
             run=self._run_batch,
-            reducers=self.reducers,
+            reset=self._reset,
             own_reducers=self.own_reducers,
             sideline=self.sideline,
             listen=self._listen,
@@ -119,9 +134,16 @@ class Worker:
         return None
 
     def _claimed(self, first: int) -> Iterator[int]:
-        yield first
-        while not self.stop.requested and (chunk := self.claims.next_chunk(False)) is not None:
+        chunk: int | None = first
+        while chunk is not None:
+            if not self.source.reads_ahead:
+                self.processing(chunk)  # before its first sample is read, which may kill as well
             yield chunk
+            chunk = None if self.stop.requested else self.claims.next_chunk(False)
+
+    def _overdue(self) -> bool:
+        self.progress.steps += 1
+        return self.stop.requested and self.stop.overdue()
 
     def _process_chunks(self, first: int) -> None:
         current, last_batch, recovered = -1, -1, -1
@@ -129,7 +151,10 @@ class Worker:
         process, run_batch, progress, stop = self.processor.process_batch, self._run_batch, self.progress, self.stop
         batch_size, samples = self.grid.batch_size, self.grid.samples
         on_nonfinite = self.policy.on_nonfinite
-        for chunk, batch_idx, batch in self.source.read(self._claimed(first)):
+        clock = time.monotonic
+        ended = clock()
+        avoid = self.suspects if self.start_trials is not None else ()
+        for chunk, batch_idx, batch in self.source.read(self._claimed(first), avoid):
             if chunk == recovered:
                 continue  # read ahead before the chunk was processed anew
             if chunk != current:
@@ -139,6 +164,13 @@ class Worker:
                 buffer = OutputBuffer(*self.grid.chunk_range(chunk))
                 self.sideline.open_chunk()
                 run_batch.begin_chunk()
+                if self.source.reads_ahead:
+                    self.processing(chunk)
+                if chunk in avoid:
+                    if not self._recover(chunk, batch_idx, None, batch_idx * batch_size):
+                        return
+                    recovered, ended = chunk, clock()
+                    continue
             start = batch_idx * batch_size
             end = min(start + batch_size, samples)
             failure: Exception | ReadFailure | None = None
@@ -156,13 +188,17 @@ class Worker:
             ):
                 if not self._recover(chunk, batch_idx, failure, start):
                     return
-                recovered = chunk
+                recovered, ended = chunk, clock()
                 continue
             if self._heard:
                 self._listeners(outputs=outputs, batch=batch, batch_idx=batch_idx)
             if outputs is not None:
                 buffer.add(outputs, start, end)
             progress.samples += end - start
+            began, ended = ended, clock()
+            if progress.steps and ended - began > progress.slowest:
+                progress.slowest = ended - began
+            progress.steps += 1
             if batch_idx == last_batch:
                 self._finish_chunk(chunk, buffer, [])
             elif stop.requested and stop.overdue():
@@ -172,7 +208,12 @@ class Worker:
     def _recover(self, chunk: int, batch_idx: int, failure: Exception | ReadFailure | None, start: int) -> bool:
         """Process a chunk anew, without what fails in it; return False if there is no time left."""
         try:
-            buffer = self._recovery.process(chunk, batch_idx, failure)
+            if self.start_trials is not None and chunk in self.suspects:
+                buffer = self._recovery.process_suspect(chunk, self.start_trials)
+            else:
+                buffer = self._recovery.process(chunk, batch_idx, failure)
+        except PreemptedError:
+            buffer = None
         except Exception:
             self._drop_chunk()
             raise
@@ -201,15 +242,14 @@ class Worker:
             files=files,
             reports=[*reports],
             quarantined=[*quarantined],
+            states=self.states.take(),
             micro_batch=self._run_batch.smallest,
         )
         self.committer.submit(finished)
+        self.processing(None)
         reason = self.hooks.hook.should_stop(context=self.context)
         if reason is not None:
             self.stop.request(str(reason))
-
-    def _overdue(self) -> bool:
-        return self.stop.requested and self.stop.overdue()
 
     def _open_chunk_anew(self) -> None:
         self.sideline.drop_chunk()
@@ -217,7 +257,11 @@ class Worker:
 
     def _drop_chunk(self) -> None:
         self.sideline.drop_chunk()
+        self._reset()
+
+    def _reset(self) -> None:
         self.reducers.reset()
+        self.states.reset()
 
 
 def _as_user_code(what: str, function: Callable[[], Any]) -> None:
