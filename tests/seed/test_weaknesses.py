@@ -181,6 +181,7 @@ def test_an_error_of_every_sample_ends_the_run_with_where_and_why(output):
     with pytest.raises(ErrorBudgetError) as caught:
         torch_batch_process(Broken, SAMPLES, 20, output=output)
     message = str(caught.value)
-    assert message.startswith("11 samples have failed, and max_errors=10 allows no more.")
-    assert "at stage process: KeyError: 'label'" in message and "in process_batch" in message
+    assert message.startswith("Sample ") and " failed at stage process: KeyError: 'label'" in message
+    assert "That makes 11 failed samples, and max_errors=10 allows no more." in message
+    assert "in process_batch" in message
     assert caught.value.exit_code == 65

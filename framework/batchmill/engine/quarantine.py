@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from batchmill.engine.commit_log import CommitLog
+from batchmill.engine.confidential import redact
 from batchmill.engine.user_code import user_trace
 from batchmill.errors import ErrorBudgetError
 
@@ -46,7 +47,7 @@ class SampleFailure:
     @classmethod
     def told(cls, stage: str, error: str, message: str, trace: str) -> SampleFailure:
         """Describe an exception that another process told of."""
-        return cls(stage, error, message[:_MESSAGE_CHARACTERS], trace[-_TRACE_CHARACTERS:])
+        return cls(stage, error, redact(message)[:_MESSAGE_CHARACTERS], redact(trace)[-_TRACE_CHARACTERS:])
 
     def to_record(self, index: int) -> dict[str, Any]:
         """Return it as a commit record keeps it, with the sample's index."""
@@ -136,8 +137,8 @@ class ErrorBudget:
         spent = sum(self._committed.values()) + sum(map(len, self._here.values()))
         if spent > self.allowed:
             raise ErrorBudgetError(
-                f"{spent} samples have failed, and max_errors={self.allowed} allows no more. The last one is sample "
-                f"{index}, at stage {failure.stage}: {failure.error}: {failure.message}\n\n"
+                f"Sample {index} failed at stage {failure.stage}: {failure.error}: {failure.message}\n\n"
                 f"{failure.traceback.rstrip()}\n\n"
-                f"What is committed stays. Mend the cause and resume, or resume with a larger max_errors."
+                f"That makes {spent} failed samples, and max_errors={self.allowed} allows no more. What is committed "
+                f"stays: mend the cause and resume, or resume with a larger max_errors."
             )
