@@ -17,8 +17,9 @@ from typing import Any
 from batchmill import api
 from batchmill.contracts.storage import Storage
 from batchmill.engine.assembly import Assembler, open_storage
-from batchmill.engine.commit_log import COMMITS, FILES, PARTS, chunk_name, record_path
+from batchmill.engine.commit_log import COMMITS, FILES, PARTS, record_path
 from batchmill.engine.retries import with_retries
+from batchmill.engine.retry_view import staging_folder
 from batchmill.engine.run_directory import FORMAT, LINKS, LOCK, MANIFEST, REPORTS, RESULT, SUCCESS, open_existing
 from batchmill.engine.serialization import canonical_json, unseal
 from batchmill.errors import (
@@ -211,7 +212,7 @@ def _bad_files(storage: Storage, found: Examination, chunks: Sequence[int]) -> l
     if SUCCESS in damaged and not found.complete:
         results = [SUCCESS]
     records = [path for path in damaged if path.startswith(f"{COMMITS}/")] + [record_path(chunk) for chunk in chunks]
-    folders = [f"{folder}/{chunk_name(chunk)}" for chunk in chunks for folder in (PARTS, FILES)]
+    folders = [f"{folder}/{staging_folder(storage, chunk)}" for chunk in chunks for folder in (PARTS, FILES)]
     named = [path for folder in folders for path in _listed(storage, folder)]
     alone = [path for path in damaged if _stands_alone(path)]
     return [path for path in dict.fromkeys([*results, *records, *named, *alone]) if _exists(storage, path)]

@@ -63,7 +63,7 @@ def fold_from_memory(self: reduction.ReducerSet, partials: Sequence[Mapping[str,
 
 def fold_as_they_came(self: reduction.ReducerSet, partials: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Fold in the order of the commits."""
-    arrivals = active().watcher.arrivals
+    arrivals = active().watcher.generations[0].arrivals
     return _fold_reducers(self, [partials[chunk] for chunk in sorted(range(len(partials)), key=arrivals.index)])
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from .workload import REPORT_GROUP, Ledger, Workload, digest_of, sum_in_order, value_of
 
 Snapshot = dict[str, bytes]
+ReportKey = tuple[str, int, int]  # group, step, rank
 
 # Records that were found whole, with the bytes of all that they name.
 _checked: set[tuple[Any, ...]] = set()
@@ -64,8 +65,8 @@ def check_wreck(files: Snapshot, workload: Workload) -> dict[int, dict[str, Any]
 
 
 def check_complete(
-    files: Snapshot, records: Mapping[int, dict[str, Any]], workload: Workload, reference: bytes | None, ledger: Ledger
-) -> bytes:
+    files: Snapshot, records: Mapping[int, dict[str, Any]], workload: Workload, reference: bytes | None
+) -> dict[ReportKey, Mapping[str, Any]]:
     """Check a finished run, of which ``check_wreck`` found nothing to say.
 
     Args:
@@ -73,10 +74,9 @@ def check_complete(
         records: Its records by chunk, from ``check_wreck``.
         workload: What was to be computed.
         reference: ``result.json`` of an undisturbed run of the same workload, if it is deterministic.
-        ledger: What the tracker was told.
 
     Returns:
-        The bytes of ``result.json``.
+        The metrics that the records report during chunks, of which the tracker must have been told.
 
     Raises:
         ViolationError: Something does not hold.
@@ -103,8 +103,27 @@ def check_complete(
     _require(result["complete"] is True and result["samples"] == workload.samples, "I1: result.json is not complete")
     if reference is not None:
         _require(files["result.json"] == reference, "I5: result.json differs from that of an undisturbed run")
-    _check_ledger(ledger, ordered, result, workload)
-    return files["result.json"]
+    reports = [report for record in ordered for report in record["reports"]]
+    _require(all(report["group"] == REPORT_GROUP for report in reports), "I3: there is a report of another group")
+    return {(report["group"], report["steps_completed"], report["rank"]): report["metrics"] for report in reports}
+
+
+def check_ledger(
+    ledger: Ledger, reports: Mapping[ReportKey, Mapping[str, Any]], results: Sequence[tuple[int, bytes]]
+) -> None:
+    """Check what the tracker was told.
+
+    Args:
+        ledger: All of that.
+        reports: What records report.
+        results: Each ``result.json``, with the step under which its metrics are told.
+
+    Raises:
+        ViolationError: It is not just that.
+    """
+    final = {("validation", step, 0): unseal(data, "result.json")["metrics"] for step, data in results}
+    expected = {**reports, **final}
+    _require(ledger.reported == expected, f"I3: the tracker holds {ledger.reported}, the records say {expected}")
 
 
 def grid(workload: Workload) -> list[tuple[int, int]]:
@@ -183,18 +202,6 @@ def _marks(rows: list[dict[str, Any]], workload: Workload) -> list[str]:
     for batch, mark in marks.items():
         _require(mark.split("#")[0] == f"b{batch}", f"I1: batch {batch} holds the rows of {mark}")
     return list(marks.values())
-
-
-def _check_ledger(ledger: Ledger, records: list[dict[str, Any]], result: dict[str, Any], workload: Workload) -> None:
-    expected: dict[tuple[str, int, int], Mapping[str, Any]] = {
-        (report["group"], report["steps_completed"], report["rank"]): report["metrics"]
-        for record in records
-        for report in record["reports"]
-    }
-    batches = -(-workload.samples // workload.batch_size)
-    expected["validation", batches, 0] = result["metrics"]
-    _require(ledger.reported == expected, f"I3: the tracker holds {ledger.reported}, the records say {expected}")
-    _require(all(group in (REPORT_GROUP, "validation") for group, _, _ in expected), "I3: a report of another group")
 
 
 def _rows(files: Snapshot, part: dict[str, Any]) -> list[dict[str, Any]]:

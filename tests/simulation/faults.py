@@ -32,9 +32,10 @@ DOUBLE_LAUNCH, OTHER_SIZE, RESUME, LATE_ZOMBIE, LAST_POWER_LOSS = (
 )
 STRANGER: Final = "launch with other settings"
 BAD_SAMPLE: Final = "sample that fails"
+RETRY: Final = "retry of failed samples"
 CLASSES: Final = (
     *STRIKES, ERROR_BEFORE, ERROR_AFTER, DISK_FULL, SHORT_WRITE, *REQUEST_FATES, STALE,
-    DOUBLE_LAUNCH, OTHER_SIZE, RESUME, LATE_ZOMBIE, LAST_POWER_LOSS, STRANGER, BAD_SAMPLE,
+    DOUBLE_LAUNCH, OTHER_SIZE, RESUME, LATE_ZOMBIE, LAST_POWER_LOSS, STRANGER, BAD_SAMPLE, RETRY,
 )  # fmt: skip
 
 # Protocols break at changes, and even more between a change and the moment when it is known to be durable.
@@ -92,11 +93,14 @@ class Faults:
 
     def __init__(self, profile: FaultProfile, rng: random.Random) -> None:
         self.profile, self._rng = profile, rng
-        self.active = False
         self.injected: Counter[str] = Counter()
-        self._strikes = 0
-        self._disk_full_calls = 0
+        self.active = False
+        self._strikes = self._disk_full_calls = 0
         self._kinds, self._weights = list(profile.strikes), list(profile.strikes.values())
+
+    def begin(self) -> None:
+        """Let faults strike from now on, as many as the profile allows."""
+        self.active, self._strikes, self._disk_full_calls = True, 0, 0
 
     def strike(self, verb: str, half_done: str) -> str | None:
         """Return the fault that strikes at a step, if any.

@@ -184,7 +184,7 @@ class Supervisor:
         if self._failure is not None:
             raise self._failure
         try:
-            stored = confirmed_result(open_existing(self._storage))
+            stored = confirmed_result(open_existing(self._storage, working=True))
         except RunNotFoundError:
             return INCOMPLETE
         if stored is None:

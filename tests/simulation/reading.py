@@ -26,7 +26,7 @@ def check_reading(simulation: Simulation) -> None:
     with patch.object(outputs, "open_storage", lambda assembler, run: storage):
         chunks = list(outputs.iter_outputs("run", writer=RowsWriter()))
     rows = [row for chunk in chunks for row in chunk]
-    workload = simulation.workload
+    workload = simulation.watcher.generations[-1].workload
     wanted = [(index, value_of(index)) for index in range(workload.samples) if index not in workload.bad]
     if [(row["_index"], row["y"]) for row in rows] != wanted:
         raise ViolationError("I1: iter_outputs does not give every sample once, in order")

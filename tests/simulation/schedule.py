@@ -6,13 +6,16 @@ import random
 import traceback
 from collections import Counter
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
+from batchmill.engine.retry_view import begin_retry
+
 from . import faults
-from .checker import ViolationError, check_complete, check_wreck
+from .checker import Snapshot, ViolationError, check_wreck
 from .faults import FaultProfile
+from .generations import Generation, check_results
 from .launches import COMPLETE, INCOMPLETE, Launch
 from .mutant import Mutant
 from .object_server import ObjectServer
@@ -73,10 +76,11 @@ class _Schedule:
         self._rng = rng = random.Random(f"{seed} plan")
         self._outcome = Outcome(seed)
         workload = Workload.draw(rng)
-        self._reference = reference_result(workload) if workload.deterministic and against_reference else None
+        reference = reference_result(workload) if workload.deterministic and against_reference else None
         self._simulation = Simulation(
             seed, workload, rng.random() < 0.4, FaultProfile.draw(rng), self._outcome.trace if trace else None
         )
+        self._simulation.watcher.generations[0].reference = reference
         self._launches = [self._draw_launch(number) for number in range(rng.choice((1, 2, 2, 3)))]
         self._double = [rng.random() < 0.5 for _ in self._launches]
         self._allowed: dict[Process, frozenset[str]] = {}
@@ -111,6 +115,7 @@ class _Schedule:
             simulation.lose_power()
             self._check_wreck("the wreck after a power loss")
         self._recover()
+        self._retry()
         self._wake_zombies()
         if not simulation.objects:
             simulation.lose_power(faults.LAST_POWER_LOSS)
@@ -140,9 +145,13 @@ class _Schedule:
                 self._start(Launch(launch.number + 50, "stranger", 1, True), _STRANGER_ENDINGS)
             self._start(launch)
         scheduler.run(FAULTY_STEPS)
+        self._let_faults_cease()
+
+    def _let_faults_cease(self) -> None:
+        simulation, rng = self._simulation, self._rng
         simulation.end_faults()
         if rng.random() < 0.4:
-            for process in scheduler.processes:
+            for process in simulation.scheduler.processes:
                 if rng.random() < 0.7:
                     simulation.kill(process)
         self._run_to_the_end("the launches did not end after the last fault")
@@ -151,6 +160,26 @@ class _Schedule:
     def _recover(self) -> None:
         self._launch_to_the_end(self._draw_launch(90, join=True))
         self._check_finished("after recovery")
+
+    def _retry(self) -> None:
+        """Mend what made samples fail, and try them again under faults; zombies of the run itself are still there."""
+        simulation, rng = self._simulation, self._rng
+        (run,), (records,) = simulation.watcher.generations, self._check_wreck("before a retry")
+        chunks = frozenset(chunk for chunk, record in records.items() if record["quarantined"])
+        if not chunks or rng.random() < 0.3:
+            return
+        simulation.mended = True
+        simulation.faults.injected[faults.RETRY] += 1
+        begin_retry(simulation.make_storage(), 1, sorted(chunks))
+        simulation.watcher.generations.append(run.retry(1, chunks, replace(simulation.workload, bad=())))
+        simulation.begin_faults()
+        for number in range(80, 80 + rng.choice((1, 1, 2))):
+            self._start(self._draw_launch(number))
+            simulation.scheduler.run(simulation.scheduler.steps + int(10 ** rng.uniform(1.5, 2.7)))
+            self._stop_if_violated()
+        self._let_faults_cease()
+        self._launch_to_the_end(self._draw_launch(89, join=True))
+        self._check_finished("after a retry")
 
     def _wake_zombies(self) -> None:
         simulation = self._simulation
@@ -194,33 +223,38 @@ class _Schedule:
             if process.ended is not None and process.ended not in allowed:
                 raise ViolationError(f"I6: {process.name} ended with {process.ended}: {process.error}")
 
-    def _check_wreck(self, when: str) -> dict[int, dict[str, Any]]:
-        """Check what is visible, and what a power loss would leave of it; return the visible records."""
+    def _check_wreck(self, when: str) -> list[dict[int, dict[str, Any]]]:
+        """Check what is visible, and what a power loss would leave of it; return the visible records of each result."""
         simulation = self._simulation
         visible, durable = simulation.visible(), simulation.durable()
-        found: dict[int, dict[str, Any]] = {}
-        for name, files in (("durable part of ", durable), ("", visible)):
-            if files is durable and durable == visible:
-                continue
-            try:
-                found = records = check_wreck(files, simulation.workload)
-            except ViolationError as error:
-                raise ViolationError(f"{error} ({name}{when})") from error
-            for chunk, record in simulation.watcher.acknowledged.items():
-                if records.get(chunk) != record:
-                    how = "changed" if chunk in records else "vanished"
-                    raise ViolationError(f"I4: the announced record of chunk {chunk} {how} ({name}{when})")
-            known = simulation.watcher.acknowledged_result
-            if known is not None and files.get("result.json") != known:
-                raise ViolationError(f"I4: the acknowledged result changed or vanished ({name}{when})")
+        found = []
+        for generation in simulation.watcher.generations:
+            if durable != visible:
+                self._check_generation(generation, durable, f"durable part of {when}")
+            found.append(self._check_generation(generation, visible, when))
         return found
+
+    def _check_generation(self, generation: Generation, files: Snapshot, when: str) -> dict[int, dict[str, Any]]:
+        files = generation.view(files)
+        when = f"{generation.folder or 'run'}, {when}"
+        try:
+            records = check_wreck(files, generation.workload)
+        except ViolationError as error:
+            raise ViolationError(f"{error} ({when})") from error
+        for chunk, record in generation.acknowledged.items():
+            if records.get(chunk) != record:
+                how = "changed" if chunk in records else "vanished"
+                raise ViolationError(f"I4: the announced record of chunk {chunk} {how} ({when})")
+        if generation.result is not None and files.get("result.json") != generation.result:
+            raise ViolationError(f"I4: the acknowledged result changed or vanished ({when})")
+        return records
 
     def _check_finished(self, when: str) -> None:
         simulation = self._simulation
         self._stop_if_violated()
-        records = self._check_wreck(when)
+        found, visible = self._check_wreck(when), simulation.visible()
         try:
-            check_complete(simulation.visible(), records, simulation.workload, self._reference, simulation.ledger)
+            check_results(simulation.watcher.generations, found, visible, simulation.ledger)
         except ViolationError as error:
             raise ViolationError(f"{error} ({when})") from error
 
@@ -243,4 +277,5 @@ def reference_result(workload: Workload) -> bytes:
     if process.ended != COMPLETE:
         raise ViolationError(f"I6: it ended with {process.ended}: {process.error}")
     files = simulation.visible()
-    return check_complete(files, check_wreck(files, workload), workload, None, simulation.ledger)
+    check_results(simulation.watcher.generations, [check_wreck(files, workload)], files, simulation.ledger)
+    return files["result.json"]

@@ -49,7 +49,8 @@ class Simulation:
         self.ledger = Ledger()
         self.locks: dict[str, Process] = {}
         self.locks_broken = self.rng.random() < 0.2
-        self.watcher = Watcher(self._contents, self._note)
+        self.watcher = Watcher(workload, self._contents, self._note)
+        self.mended = False  # whether the samples that failed would now pass
         self._tokens = self._marks = 0
         self._compute = 10 ** self.rng.uniform(-3, 0.5)
         self.world: Kernel | ObjectServer
@@ -179,7 +180,8 @@ class Simulation:
 
     def begin_faults(self) -> None:
         """Let faults strike from now on."""
-        self.faults.active, self.scheduler.disturb = True, self._disturb
+        self.faults.begin()
+        self.scheduler.disturb = self._disturb
 
     def end_faults(self) -> None:
         """Let no more faults strike."""

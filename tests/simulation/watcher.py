@@ -8,36 +8,45 @@ from collections.abc import Callable
 from typing import Any
 
 from .checker import ViolationError, unseal
+from .generations import Generation
+from .workload import Workload
 
-_WRITE_ONCE = re.compile(r"commits/[0-9]+\.json|run\.json|result\.json|_SUCCESS")
+_WRITE_ONCE = re.compile(r"(retries/[0-9]+/)?(commits/[0-9]+\.json|run\.json|retry\.json|result\.json|_SUCCESS)")
 
 
 class Watcher:
     """Is told of changes in storage and of what the engine announces, and notes violations.
 
     Args:
+        workload: What is computed.
         contents: Returns the contents of one of the run's files: path, and whether only what is durable counts.
         note: Adds a line to the trace.
 
     Attributes:
         violations: What should never have happened.
-        acknowledged: The records that the engine announced, by chunk.
-        acknowledged_result: ``result.json`` as it was when a process first ended with exit code 0.
-        arrivals: Chunks in the order in which their records appeared.
+        generations: The run's results, and what was announced of them; the latest is the last.
     """
 
-    def __init__(self, contents: Callable[[str, bool], bytes | None], note: Callable[[str], None]) -> None:
+    def __init__(
+        self, workload: Workload, contents: Callable[[str, bool], bytes | None], note: Callable[[str], None]
+    ) -> None:
         self._contents, self._note = contents, note
         self.violations: list[str] = []
-        self.acknowledged: dict[int, Any] = {}
-        self.acknowledged_result: bytes | None = None
-        self.arrivals: list[int] = []
+        self.generations = [Generation(workload)]
 
     def acknowledge(self, chunk: int, record: Any) -> None:
         """Note that the engine told others that a chunk has this record; from now on it may not change or vanish."""
-        if self.acknowledged.setdefault(chunk, record) != record:
+        path = f"commits/{chunk:08d}.json"
+        for generation in reversed(self.generations):
+            stored = self._contents(generation.place(path), False)
+            if stored is not None and self._unsealed(path, stored) == record:
+                break
+        else:
+            self.violate(f"I4: chunk {chunk} was announced with a record that is not there")
+            return
+        if generation.acknowledged.setdefault(chunk, record) != record:
             self.violate(f"I4: chunk {chunk} was announced as committed with two different records")
-        elif self._contents(f"commits/{chunk:08d}.json", True) is None:
+        elif self._contents(generation.place(path), True) is None:
             self.violate(f"I4: chunk {chunk} was announced while a power loss could still take its record away")
 
     def acknowledge_result(self, metrics: Any) -> None:
@@ -46,18 +55,21 @@ class Watcher:
         Args:
             metrics: Those of the result that it returned.
         """
-        data = self._contents("result.json", False)
-        if data is None:
-            self.violate("I6: a process ended with exit code 0, but there is no result.json")
-        elif (result := self._unsealed("result.json", data)) is not None and result["metrics"] != metrics:
-            self.violate("I3: a process returned other metrics than those of result.json")
-        elif data != self._contents("result.json", True) or self._contents("_SUCCESS", True) is None:
+        for generation in reversed(self.generations):
+            data = self._contents(generation.place("result.json"), False)
+            if data is not None and (self._unsealed("result.json", data) or {}).get("metrics") == metrics:
+                break
+        else:
+            self.violate("I6: a process ended with exit code 0, but no result.json has the metrics that it returned")
+            return
+        durable = [self._contents(generation.place(path), True) for path in ("result.json", "_SUCCESS")]
+        if durable[0] != data or durable[1] is None:
             self.violate(
                 "I6: a process ended with exit code 0, but a power loss could take result.json or _SUCCESS away"
             )
-        elif self.acknowledged_result is None:
-            self.acknowledged_result = data
-        elif self.acknowledged_result != data:
+        elif generation.result is None:
+            generation.result = data
+        elif generation.result != data:
             self.violate("I4: result.json changed after a worker had ended with exit code 0")
 
     def violate(self, what: str) -> None:
@@ -73,19 +85,25 @@ class Watcher:
             old: What had that path; None for nothing.
             new: Contents that it has now; None for nothing.
         """
-        if not _WRITE_ONCE.fullmatch(inside):
+        found = _WRITE_ONCE.fullmatch(inside)
+        if found is None:
             return
+        folder, path = found[1] or "", found[2]
         if old is not None:
             self.violate(f"I4: {inside} was {'removed' if new is None else 'overwritten'}")
-        elif new is None or inside == "_SUCCESS" or (document := self._unsealed(inside, new)) is None:
+        elif new is None or path == "_SUCCESS" or (document := self._unsealed(inside, new)) is None:
             return
-        elif inside == "result.json":
-            for chunk in self.arrivals:
-                if self._contents(f"commits/{chunk:08d}.json", True) is None:
-                    self.violate(f"I1: result.json appeared before the record of chunk {chunk} was there for good")
-        elif inside.startswith("commits/"):
-            self.arrivals.append(document["chunk"])
+        elif path == "result.json":
+            generation = self._generation(folder)
+            for chunk in generation.arrivals:
+                if self._contents(generation.place(f"commits/{chunk:08d}.json"), True) is None:
+                    self.violate(f"I1: {inside} appeared before the record of chunk {chunk} was there for good")
+        elif path.startswith("commits/"):
+            self._generation(folder).arrivals.append(document["chunk"])
             self._check_named(inside, document)
+
+    def _generation(self, folder: str) -> Generation:
+        return next(generation for generation in self.generations if generation.folder == folder)
 
     def _unsealed(self, path: str, data: bytes) -> dict[str, Any] | None:
         try:

@@ -66,10 +66,14 @@ class Workload:
         )
 
     @property
+    def batches(self) -> int:
+        """Number of batches."""
+        return -(-self.samples // self.batch_size)
+
+    @property
     def chunk_batches(self) -> int:
         """Batches per chunk that the engine should freeze: there are to be eight chunks, if there can."""
-        batches = -(-self.samples // self.batch_size)
-        return max(1, min(self.interval, -(-batches // 8)))
+        return max(1, min(self.interval, -(-self.batches // 8)))
 
 
 def value_of(index: int) -> float:
@@ -159,7 +163,7 @@ class Marking(batchmill.TorchBatchProcessor):
         mark = f"b{batch_idx}" if simulation.workload.deterministic else simulation.new_mark(batch_idx)
         values = [value_of(index) for index in batch]
         self.total.update(batch)
-        if not set(simulation.workload.bad).isdisjoint(batch):
+        if not simulation.mended and not set(simulation.workload.bad).isdisjoint(batch):
             simulation.faults.injected[BAD_SAMPLE] += 1
             raise ValueError("a bad sample")  # after it was added to a reducer, which must not count
         self.floats.update(values)

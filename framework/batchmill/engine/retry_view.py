@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from batchmill.contracts.storage import ObjectInfo, Storage
-from batchmill.engine.commit_log import COMMITS, record_path
+from batchmill.engine.commit_log import COMMITS, chunk_name, record_path
 from batchmill.engine.retries import with_retries
 from batchmill.engine.serialization import seal, unseal
 from batchmill.errors import ObjectNotFoundError
@@ -151,6 +151,23 @@ def begin_retry(storage: Storage, number: int, chunks: builtins.list[int]) -> No
     """
     data = seal({"chunks": sorted(chunks)})
     with_retries(lambda: storage.put_if_absent(f"{RETRIES}/{number:04d}/retry.json", data))
+
+
+def staging_folder(storage: Storage, chunk: int) -> str:
+    """Return the folder below ``parts/`` and ``files/`` in which attempts at a chunk are staged.
+
+    A retry has its own. In one folder, equal bytes would have one name, and a worker of an earlier launch that wakes up
+    late, loses, and deletes what it has staged would delete what the retry has committed.
+
+    Args:
+        storage: The run's storage, or the view of a retry.
+        chunk: The chunk.
+    """
+    while isinstance(storage, RetryView):
+        if chunk in storage.retry.chunks:
+            return f"{chunk_name(chunk)}.retry-{storage.retry.number:04d}"
+        storage = storage._below
+    return chunk_name(chunk)
 
 
 def retried_chunks(storage: Storage) -> int:

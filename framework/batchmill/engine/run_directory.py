@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from batchmill.contracts.storage import Storage
@@ -16,7 +17,7 @@ from batchmill.engine.grid import Grid
 from batchmill.engine.retries import with_retries
 from batchmill.engine.retry_view import RESULT as RESULT
 from batchmill.engine.retry_view import SUCCESS as SUCCESS
-from batchmill.engine.retry_view import current_view
+from batchmill.engine.retry_view import current_view, staging_folder
 from batchmill.engine.serialization import canonical_json, seal, unseal
 from batchmill.errors import (
     ConfigError,
@@ -172,7 +173,8 @@ def open_existing(storage: Storage, *, working: bool = False) -> RunDirectory:
         raise CorruptRunError(f"{storage.url}/{MANIFEST} is damaged: it is another document, {fault}.")
     grid = Grid(manifest["samples"], manifest["batch_size"], manifest["chunk_batches"])
     storage = current_view(storage, working=working)
-    log = CommitLog(storage, grid.chunks, manifest["fingerprint"]["sha256"], grid.chunk_range)
+    fingerprint, folder_of = manifest["fingerprint"]["sha256"], partial(staging_folder, storage)
+    log = CommitLog(storage, grid.chunks, fingerprint, grid.chunk_range, folder_of)
     return RunDirectory(manifest["run_id"], storage, manifest, grid, log)
 
 

@@ -1,8 +1,18 @@
+import dataclasses
+
 import pytest
 
 from batchmill import CorruptRunError
 from batchmill.engine.commit_log import ChunkDraft, CommitLog
-from batchmill.engine.retry_view import Retry, RetryView, begin_retry, current_view, read_retries, retried_chunks
+from batchmill.engine.retry_view import (
+    Retry,
+    RetryView,
+    begin_retry,
+    current_view,
+    read_retries,
+    retried_chunks,
+    staging_folder,
+)
 from batchmill.testing.storage_suite import StorageSuite
 from batchmill_plugins.storage._local import LocalStorage
 
@@ -53,6 +63,24 @@ def test_a_worker_of_an_earlier_launch_cannot_commit_into_a_retry(tried):
     _, ours = commit(tried, 1, "a zombie")
     assert not ours
     assert CommitLog(current_view(tried, working=True), 4).missing() == [1, 3]
+
+
+def test_a_worker_of_an_earlier_launch_deletes_nothing_of_a_retry(tried):
+    """Though it staged the same bytes, now that what made samples fail is mended."""
+    view = current_view(tried, working=True)
+    log = CommitLog(view, 4, folder_of=lambda chunk: staging_folder(view, chunk))
+    draft = ChunkDraft(1, 10, 20, "second-1", part=b"the mended rows", extension="bin", rows=10)
+    record, ours = log.commit(draft)
+    assert ours
+    zombie = CommitLog(tried, 4, folder_of=lambda chunk: staging_folder(tried, chunk))
+    assert not zombie.commit(dataclasses.replace(draft, attempt="a zombie"))[1]
+    assert log.read_named(record["parts"][0]) == b"the mended rows"
+
+
+def test_chunks_that_no_retry_processes_are_staged_where_they_always_were(tried):
+    view = current_view(tried, working=True)
+    folders = [staging_folder(view, chunk) for chunk in range(4)]
+    assert folders == ["00000000", "00000001.retry-0001", "00000002", "00000003.retry-0001"]
 
 
 def test_readers_see_a_retry_once_it_is_complete(tried):
