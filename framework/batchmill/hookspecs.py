@@ -81,6 +81,14 @@ class RunSpecs:
         Called from the commit thread.
         """
 
+    @hookspec
+    def on_quarantine(self, chunk: int, samples: Sequence[Mapping[str, Any]]) -> None:
+        """All ranks, after a chunk they processed is committed with samples that failed and were set aside.
+
+        Each has ``index``, ``stage`` ("load", "process" or "output"), ``error``, ``message`` and ``traceback``.
+        Called from the commit thread, once for each chunk unless the worker dies just then.
+        """
+
     @hookspec(firstresult=True)
     def should_stop(self, context: TorchBatchProcessorContext) -> str | None:
         """All ranks, after each of their chunks: a reason to stop now, or None to go on.

@@ -163,6 +163,28 @@ def test_hook_on_checkpoint_end(tmp_path: Path) -> None:
     assert [(records[chunk]["start"], records[chunk]["stop"]) for chunk in (0, 4)] == [(0, 4), (16, 20)]
 
 
+def test_hook_on_quarantine(tmp_path: Path) -> None:
+    told: dict[int, Any] = {}
+
+    class Picky(batchmill.TorchBatchProcessor):
+        def __init__(self, context: batchmill.TorchBatchProcessorContext) -> None:
+            pass
+
+        def process_batch(self, batch: Any, batch_idx: int) -> Any:
+            if (batch[0] % 8 == 3).any():
+                raise ValueError("not three")
+            return {"y": batch[0]}
+
+    class Told:
+        @batchmill.hookimpl
+        def on_quarantine(self, chunk: int, samples: Any) -> None:
+            told[chunk] = [(sample["index"], sample["stage"], sample["message"]) for sample in samples]
+
+    data = TensorDataset(torch.arange(16))
+    batchmill.torch_batch_process(Picky, data, 2, output=tmp_path, callbacks={"told": Told()})
+    assert told == {1: [(3, "process", "not three")], 5: [(11, "process", "not three")]}
+
+
 def test_hook_should_stop(tmp_path: Path) -> None:
     class Budget:
         def __init__(self, reason: str, chunks: int) -> None:

@@ -244,6 +244,8 @@ def _work(
     def committed(chunk: int, record: Mapping[str, Any], ours: bool) -> None:
         if ours:
             tools.sideline.deliver(record["reports"])
+            if record["quarantined"]:
+                tools.hooks.hook.on_quarantine(chunk=chunk, samples=record["quarantined"])
         tools.hooks.hook.on_checkpoint_end(chunk=chunk, record=record)
         surroundings.committed(chunk)
 
