@@ -6,6 +6,8 @@ computed in plain Python (``oracle.py``) or compared with those of another run, 
 
 from __future__ import annotations
 
+import ctypes
+import faulthandler
 import os
 import random
 import signal
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset, TensorDataset, get_worker_info
 
 import batchmill
 import batchmill.engine.run
@@ -55,6 +57,43 @@ class BrokenSample(Values):
         if index == self.bad:
             raise OSError(f"sample {index} is on a bad sector")
         return super().__getitem__(index)
+
+
+class DeadlySample(Values):
+    """``Values`` whose sample ``bad`` does not leave its loader process alive, or does not come back from it.
+
+    Args:
+        n: Number of samples.
+        bad: The sample.
+        how: "killed", "segfault" or "hang".
+        once: File that is created the first time; after that the sample can be read. Empty: it never can.
+    """
+
+    def __init__(self, n: int, bad: int, how: str, once: str = "") -> None:
+        super().__init__(n)
+        self.bad, self.how, self.once = bad, how, once
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if index == self.bad and (not self.once or first_time(self.once)):
+            self._strike()
+        return super().__getitem__(index)
+
+    def _strike(self) -> None:
+        assert get_worker_info() is not None, "read in the worker itself, which it would kill"
+        if self.how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif self.how == "segfault":
+            faulthandler.disable()
+            ctypes.string_at(0)
+        else:
+            time.sleep(1000)
+
+
+class LargeSamples(Values):
+    """``Values`` with a megabyte beside each, which loader processes hand over in shared memory."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {**super().__getitem__(index), "load": torch.ones(2**17, dtype=torch.float64)}
 
 
 def vectors(n: int, seed: int = 7) -> TensorDataset:
