@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 # name -> module that defines it
 _PUBLIC = {
     # running
-    "torch_batch_process": "batchmill.api",
+    "torch_batch_process": "batchmill.batch_process",
     "run": "batchmill.api",
     "resume": "batchmill.api",
     "retry_quarantined": "batchmill.api",
@@ -116,7 +116,7 @@ if TYPE_CHECKING:
     from batchmill.api import resume as resume
     from batchmill.api import retry_quarantined as retry_quarantined
     from batchmill.api import run as run
-    from batchmill.api import torch_batch_process as torch_batch_process
+    from batchmill.batch_process import torch_batch_process as torch_batch_process
     from batchmill.components import Component as Component
     from batchmill.components import ComponentRegistry as ComponentRegistry
     from batchmill.components import Kind as Kind
