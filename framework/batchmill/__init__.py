@@ -32,7 +32,9 @@ _PUBLIC = {
     # reducers
     "MetricReducer": "batchmill.contracts.reducer",
     "ColumnReducer": "batchmill.contracts.reducer",
-    "Reducer": "batchmill.engine.reduction",
+    "RowReducer": "batchmill.contracts.reducer",
+    "Law": "batchmill.contracts.reducer",
+    "Reducer": "batchmill.engine.value_reducers",
     "ExactSum": "batchmill.engine.exact_sum",
     # plugins
     "hookimpl": "batchmill.markers",
@@ -128,7 +130,9 @@ if TYPE_CHECKING:
     from batchmill.contracts.launcher import Launcher as Launcher
     from batchmill.contracts.processor import TorchBatchProcessor as TorchBatchProcessor
     from batchmill.contracts.reducer import ColumnReducer as ColumnReducer
+    from batchmill.contracts.reducer import Law as Law
     from batchmill.contracts.reducer import MetricReducer as MetricReducer
+    from batchmill.contracts.reducer import RowReducer as RowReducer
     from batchmill.contracts.run import ProgressSnapshot as ProgressSnapshot
     from batchmill.contracts.run import RunRequest as RunRequest
     from batchmill.contracts.run import RunResult as RunResult
@@ -148,8 +152,8 @@ if TYPE_CHECKING:
     from batchmill.engine.claims import StaticClaims as StaticClaims
     from batchmill.engine.context import TorchBatchProcessorContext as TorchBatchProcessorContext
     from batchmill.engine.exact_sum import ExactSum as ExactSum
-    from batchmill.engine.reduction import Reducer as Reducer
     from batchmill.engine.safe_text import safe_text as safe_text
+    from batchmill.engine.value_reducers import Reducer as Reducer
     from batchmill.errors import AlreadyRunningError as AlreadyRunningError
     from batchmill.errors import BatchmillError as BatchmillError
     from batchmill.errors import ConfigError as ConfigError

@@ -8,6 +8,7 @@ from typing import Any
 
 from batchmill.contracts.run import RunResult
 from batchmill.engine.commit_log import COMMITS, FILES, PARTS, named_paths
+from batchmill.engine.committed_rows import CommittedRows
 from batchmill.engine.reduction import ReducerSet
 from batchmill.engine.retries import with_retries
 from batchmill.engine.retry_view import retried_chunks
@@ -135,13 +136,14 @@ def _fold(run: RunDirectory, reducers: ReducerSet, restore: Restore) -> dict[str
         quarantined += len(record["quarantined"])
         bitwise = bitwise and record.get("bitwise", True)
         restore(record["reports"])
+    rows = CommittedRows(run.log, outputs, run.grid.samples - quarantined)
     return {
         "format": FORMAT,
         "complete": True,
         "coverage": 1.0,
         "samples": run.grid.samples,
         "quarantined": quarantined,
-        "metrics": reducers.fold(partials),
+        "metrics": reducers.fold_rows(rows, reducers.fold(partials)),
         "outputs": outputs,
         "files": files,
         "bitwise": bitwise,

@@ -2,107 +2,30 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from enum import StrEnum
+from contextlib import closing
 from functools import partial
-from itertools import chain
 from types import MethodType
 from typing import Any
 
-from batchmill.contracts.reducer import MetricReducer
-from batchmill.engine.exact_sum import ExactSum
+from batchmill.contracts.reducer import Law, MetricReducer, RowReducer
+from batchmill.contracts.writer import Writer
+from batchmill.engine.committed_rows import CommittedRows
+from batchmill.engine.plain_metrics import plain_metric, with_text_keys
 from batchmill.engine.serialization import decode_value, encode_value
-from batchmill.errors import ReducerError
-
-
-class Reducer(StrEnum):
-    """Ready-made reductions of single values; wrap one and call ``update(value)`` on what comes back."""
-
-    AVG = "avg"
-    SUM = "sum"
-    MAX = "max"
-    MIN = "min"
-
-
-class ValueReducer(MetricReducer):
-    """Average (weighted), sum, maximum or minimum of numbers, the same for any grouping into chunks."""
-
-    def __init__(self, reduction: Reducer) -> None:
-        self.reduction = reduction
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget all values."""
-        self._sum, self._weights = ExactSum(), ExactSum()
-        self._extreme: float | None = None
-
-    def update(self, value: Any, weight: float = 1.0) -> None:
-        """Take one value.
-
-        Args:
-            value: A number, or a tensor or array with one element.
-            weight: How much it counts in an average.
-        """
-        number = float(value)
-        if not math.isfinite(number):
-            raise ReducerError(f"Reducer.{self.reduction.name} was given {number}; expected finite numbers.")
-        if self.reduction is Reducer.AVG:
-            self._sum.add([number * float(weight)])
-            self._weights.add([float(weight)])
-        elif self.reduction is Reducer.SUM:
-            self._sum.add([number])
-        else:
-            known = [number] if self._extreme is None else [number, self._extreme]
-            self._extreme = max(known) if self.reduction is Reducer.MAX else min(known)
-
-    def per_slot_reduce(self) -> dict[str, Any]:
-        """Return the state of the values seen."""
-        return {"sum": self._sum.state(), "weights": self._weights.state(), "extreme": self._extreme}
-
-    def cross_slot_reduce(self, per_slot_metrics: Sequence[Any]) -> float | None:
-        """Return the reduced value; None if no value was ever given to an average, maximum or minimum."""
-        if self.reduction in (Reducer.MAX, Reducer.MIN):
-            extremes = [p["extreme"] for p in per_slot_metrics if p["extreme"] is not None]
-            choose = max if self.reduction is Reducer.MAX else min
-            return choose(extremes, default=None)
-        total, weights = ExactSum(), ExactSum()
-        for slot in per_slot_metrics:
-            total.merge(ExactSum.from_state(slot["sum"]))
-            weights.merge(ExactSum.from_state(slot["weights"]))
-        if self.reduction is Reducer.SUM:
-            return total.value()
-        return total.value() / weights.value() if weights.value() else None
-
-
-class FunctionReducer(MetricReducer):
-    """A plain function over all values given to ``update``, in dataset order."""
-
-    def __init__(self, function: Callable[[list[Any]], Any]) -> None:
-        self.function = function
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget all values."""
-        self._values: list[Any] = []
-
-    def update(self, value: Any) -> None:
-        """Keep one value; call it once per batch (or any other number of times)."""
-        self._values.append(value)
-
-    def per_slot_reduce(self) -> list[Any]:
-        """Return the values kept since the last reset."""
-        return self._values
-
-    def cross_slot_reduce(self, per_slot_metrics: Sequence[Any]) -> Any:
-        """Return what the function gives for all values, in the order of their batches."""
-        return self.function(list(chain.from_iterable(per_slot_metrics)))
+from batchmill.engine.value_reducers import FunctionReducer, Reducer, ValueReducer
+from batchmill.errors import BatchmillError, ConfigError, ReducerError
 
 
 class ReducerSet:
-    """All reducers of one worker, by name; the same names, in the same order, on every worker."""
+    """All reducers of one worker, by name; the same names, in the same order, on every worker.
 
-    def __init__(self) -> None:
+    Args:
+        writer: The run's writer, which decodes the rows for reducers of law "rows"; None where nothing is folded.
+    """
+
+    def __init__(self, writer: Writer | None = None) -> None:
+        self._writer = writer
         self._reducers: dict[str, MetricReducer] = {}
         self._unnamed: set[str] = set()
 
@@ -120,6 +43,7 @@ class ReducerSet:
 
         Raises:
             ReducerError: The reducer was given before, the name is taken, or it is none of these.
+            ConfigError: It reads committed rows, and the run's writer keeps none.
         """
         if isinstance(reducer, MetricReducer):
             wrapped: MetricReducer = reducer
@@ -147,6 +71,7 @@ class ReducerSet:
             self._unnamed.add(name)
         elif name in self._reducers:
             raise ReducerError(f"Two reducers are named {name!r}; give each metric its own name.")
+        self._check_law(name, wrapped)
         self._reducers[name] = wrapped
         self._call(name, wrapped.reset)
         return wrapped
@@ -175,6 +100,8 @@ class ReducerSet:
     def fold(self, partials: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return the metrics from every chunk's encoded partials, given in chunk order.
 
+        Reducers of law "rows" have no partials; ``fold_rows`` adds theirs.
+
         Raises:
             ReducerError: A partial is missing, a reducer failed, or a result is not JSON or not finite; the message
                 names the reducer.
@@ -188,13 +115,48 @@ class ReducerSet:
                         f"(it has {', '.join(of_chunk) or 'none'}). The processor was changed since; start a new "
                         f"run_id."
                     )
-            decoded = [decode_value(of_chunk[name]) for of_chunk in partials]
-            result = self._call(name, partial(reducer.cross_slot_reduce, decoded))
-            for metric, value in self._results(name, result).items():
-                if metric in metrics:
-                    raise ReducerError(f"Reducer {name!r} gives metric {metric!r}, which another reducer gave already.")
-                metrics[metric] = value
+            if not isinstance(reducer, RowReducer):
+                decoded = [decode_value(of_chunk[name]) for of_chunk in partials]
+                self._add(metrics, name, self._call(name, partial(reducer.cross_slot_reduce, decoded)))
         return metrics
+
+    def fold_rows(self, rows: CommittedRows, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the metrics with those of the reducers that read committed rows.
+
+        Args:
+            rows: All rows of the run; each reducer reads them once.
+            metrics: What ``fold`` returned.
+
+        Raises:
+            ReducerError: A column is missing, a reducer failed, or a result is not JSON or not finite; the message
+                names the reducer.
+            CorruptRunError: A part is missing or damaged.
+        """
+        found = dict(metrics)
+        for name, reducer in self._reducers.items():
+            if isinstance(reducer, RowReducer):
+                assert self._writer is not None, "whoever finishes a run has its writer"
+                with closing(rows.tables(self._writer, reducer)) as tables:
+                    self._add(found, name, self._call(name, partial(reducer.reduce_rows, tables)))
+        return found
+
+    def _add(self, metrics: dict[str, Any], name: str, result: Any) -> None:
+        for metric, value in self._results(name, result).items():
+            if metric in metrics:
+                raise ReducerError(f"Reducer {name!r} gives metric {metric!r}, which another reducer gave already.")
+            metrics[metric] = value
+
+    def _check_law(self, name: str, reducer: MetricReducer) -> None:
+        kind, reads_rows = type(reducer).__name__, isinstance(reducer, RowReducer)
+        if reducer.law not in tuple(Law) or (reducer.law == Law.ROWS) != reads_rows:
+            expected = "rows" if reads_rows else "exact or ordered (rows is for subclasses of batchmill.RowReducer)"
+            raise ReducerError(f"Reducer {name!r} ({kind}) declares law {str(reducer.law)!r}; expected {expected}.")
+        if reads_rows and self._writer is not None and not self._writer.extension:
+            raise ConfigError(
+                f"Reducer {name!r} ({kind}) is computed from the committed rows, but the run's writer "
+                f"({type(self._writer).__name__}) keeps none. Choose a writer that does, such as writer=parquet, or "
+                f"leave the reducer out."
+            )
 
     def _results(self, name: str, result: Any) -> dict[str, Any]:
         if name not in self._unnamed:
@@ -210,56 +172,17 @@ class ReducerSet:
                 f"dict of metrics. Wrap it with a name to return one value."
             )
         return {
-            key: plain_metric(f"{name[1:]}.{key}", value) for key, value in _with_text_keys(name[1:], result).items()
+            key: plain_metric(f"{name[1:]}.{key}", value) for key, value in with_text_keys(name[1:], result).items()
         }
 
     def _call(self, name: str, function: Callable[[], Any]) -> Any:
         try:
             return function()
         except Exception as error:  # user code: any error, told with the reducer's name
+            if isinstance(error, BatchmillError) and not isinstance(error, ReducerError):
+                raise  # storage that fails, or a damaged part, is not the reducer's fault
             kind = type(self._reducers[name]).__name__
             raise ReducerError(f"Reducer {name!r} ({kind}) failed: {type(error).__name__}: {error}") from error
-
-
-def plain_metric(name: str, value: Any) -> Any:
-    """Return a metric as a plain JSON value; tensors, arrays and numpy scalars become numbers and lists.
-
-    Raises:
-        ReducerError: The value is not JSON, or not finite; the message names the metric.
-    """
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, str):
-        return _checked_text(name, value)
-    if value is None or isinstance(value, (bool, int)):
-        return value
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise ReducerError(f"Metric {name!r} is {value}; expected a finite number, or None where there is none.")
-        return value
-    if isinstance(value, (list, tuple)):
-        return [plain_metric(name, item) for item in value]
-    if isinstance(value, dict):
-        return {key: plain_metric(name, item) for key, item in _with_text_keys(name, value).items()}
-    raise ReducerError(f"Metric {name!r} is a {type(value).__name__}; expected a JSON value.")
-
-
-def _with_text_keys(name: str, values: Mapping[Any, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        text = _checked_text(name, str(key))
-        if text in found:
-            raise ReducerError(f"Metric {name!r} has two keys that are both written {text!r}.")
-        found[text] = value
-    return found
-
-
-def _checked_text(name: str, text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ReducerError(f"Metric {name!r} holds {text!r}, which is not valid Unicode.") from error
-    return text
 
 
 def _same_function(one: Any, other: Any) -> bool:

@@ -110,11 +110,11 @@ def execute(request: RunRequest, registry: ComponentRegistry, surroundings: Surr
 def _execute_open(opened: OpenedRun, committed: set[int], surroundings: Surroundings, stack: ExitStack) -> RunResult:
     request, run, distributed = opened.request, opened.directory, surroundings.distributed
     seed_everything(request.seed)
-    reducers = ReducerSet()
     selected = [
         (f"reducers.{alias}", opened.assembler.build(Kind.REDUCER, item)) for alias, item in request.reducers.items()
     ]
     writer = opened.assembler.build(Kind.WRITER, request.writer)
+    reducers = ReducerSet(writer)
     claims, takeover = _build_claims(opened, committed, surroundings)
     others = {"tracker": opened.tracker, "writer": writer, "dataset": opened.dataset, "claims": claims}
     components = [*selected, *surroundings.callbacks, *others.items()]

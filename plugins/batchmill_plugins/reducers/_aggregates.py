@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from batchmill import ExactSum, ReducerError
+from batchmill import ExactSum, Law, ReducerError
 from batchmill_plugins.reducers._columns import (
     BadColumnError,
     PlacedReducer,
@@ -25,6 +25,8 @@ class Count(PlacedReducer):
     Args:
         column: Name of the column.
     """
+
+    law: ClassVar[Law] = Law.EXACT
 
     def __init__(self, column: str) -> None:
         super().__init__(column)
@@ -56,6 +58,8 @@ class _NumericReducer(PlacedReducer):
     Args:
         column: Name of the column.
     """
+
+    law: ClassVar[Law] = Law.EXACT
 
     def __init__(self, column: str) -> None:
         super().__init__(column)
@@ -150,7 +154,11 @@ class _ExtremeReducer(_NumericReducer):
 
     @abstractmethod
     def _choose(self, values: Sequence[int | float]) -> int | float:
-        """Return the extreme of at least one value."""
+        """Return the extreme of at least one value.
+
+        A column may hold integers in one batch and floats in another. Of equal ones the integer is chosen, so that
+        which of them was first does not show.
+        """
 
     @abstractmethod
     def _choose_in(self, values: npt.NDArray[Any]) -> Any:
@@ -161,7 +169,7 @@ class Min(_ExtremeReducer):
     """The smallest element of a column."""
 
     def _choose(self, values: Sequence[int | float]) -> int | float:
-        return min(values)
+        return min(values, key=lambda value: (value, isinstance(value, float)))
 
     def _choose_in(self, values: npt.NDArray[Any]) -> Any:
         return values.min()
@@ -171,7 +179,7 @@ class Max(_ExtremeReducer):
     """The largest element of a column."""
 
     def _choose(self, values: Sequence[int | float]) -> int | float:
-        return max(values)
+        return max(values, key=lambda value: (value, isinstance(value, int)))
 
     def _choose_in(self, values: npt.NDArray[Any]) -> Any:
         return values.max()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from batchmill import ConfigError, ReducerError
+from batchmill import ConfigError, Law, ReducerError
 from batchmill_plugins.reducers._columns import BadColumnError, FlatColumn, PlacedReducer, read_labels
 
 # Without `labels` the matrix grows with the highest class seen; a stray id must not ask for gigabytes.
@@ -23,6 +23,8 @@ class _LabelReducer(PlacedReducer):
         prediction: Column of predicted labels.
         target: Column of true labels.
     """
+
+    law: ClassVar[Law] = Law.EXACT
 
     def __init__(self, prediction: str = "prediction", target: str = "label") -> None:
         super().__init__(prediction, target)

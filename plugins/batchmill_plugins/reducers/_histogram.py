@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from batchmill import ConfigError
+from batchmill import ConfigError, Law
 from batchmill_plugins.reducers._columns import BadColumnError, PlacedReducer, read_numbers, refuse_values
 
 
@@ -24,6 +24,8 @@ class Histogram(PlacedReducer):
     Raises:
         ConfigError: There are no bins, or none of any width.
     """
+
+    law: ClassVar[Law] = Law.EXACT
 
     def __init__(self, column: str, bins: int, low: float, high: float) -> None:
         if bins < 1 or not low < high or not math.isfinite(high - low):
