@@ -119,7 +119,7 @@ class JsonlDataset(FileDataset):
     def _parse(self, line: bytes, number: int) -> dict[str, Any]:
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self._refusal(number, f"this is no JSON: {error}") from None
         if not isinstance(row, dict):
             raise self._refusal(number, f"expected a JSON object, but this is {_shortened(row)}")

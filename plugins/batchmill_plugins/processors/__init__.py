@@ -37,6 +37,8 @@ class TorchModuleSettings:
             or, without one, for those that the builder gives.
         program: A program saved by ``torch.export`` (.pt2) or a TorchScript file (.pt, .ts). Both hold code: load
             only what you trust.
+        trust_program: Whether a program may run whatever it holds. If not, one that holds pickles, or other than
+            arithmetic on tensors, is refused.
         inputs: Batch columns given to the module, in this order; empty for the batch's first tensor.
         output: Name of the column, if the module returns a tensor; a tuple becomes ``<output>_0``, ``<output>_1``,
             and so on; a mapping's keys become columns by themselves.
@@ -50,6 +52,7 @@ class TorchModuleSettings:
     builder_args: dict[str, Any] = field(default_factory=dict)
     weights: str = batchmill.setting(file=True, default="")
     program: str = batchmill.setting(file=True, default="")
+    trust_program: bool = batchmill.setting(default=False, fingerprint=False)
     inputs: list[str] = field(default_factory=list)
     output: str = "output"
     argmax: str = ""

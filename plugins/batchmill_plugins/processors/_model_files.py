@@ -19,6 +19,7 @@ from torch import nn
 
 from batchmill import ConfigError, Kind, ModelError
 from batchmill_plugins.processors._arguments import check_arguments
+from batchmill_plugins.processors._program_check import check_exported, check_script
 
 MODEL_FILE = "model.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -55,6 +56,7 @@ def load_model(
     resolve: Callable[[Kind, str], Any],
     prepare: Callable[[nn.Module], nn.Module],
     device: torch.device,
+    trusted: bool = False,
 ) -> nn.Module:
     """Return the model of a model directory, ready on a device.
 
@@ -63,19 +65,20 @@ def load_model(
         resolve: Returns the registered builder of a name.
         prepare: Puts a built module into evaluation mode and onto the device.
         device: That device.
+        trusted: Whether a program may run whatever it holds.
 
     Raises:
         ModelError: The directory holds no model, or one whose parts do not fit together.
     """
     if directory.is_file() and directory.suffix == _EXPORTED_SUFFIX:
-        return load_program(directory, prepare, device)
+        return load_program(directory, prepare, device, trusted)
     if (directory / MODEL_FILE).is_file():
         builder, args = _read_description(directory / MODEL_FILE)
         module = build_module(resolve(Kind.BUILDER, builder), args, f"args in {directory / MODEL_FILE}")
         load_weights(module, directory / WEIGHTS_FILE)
         return prepare(module)
     if (directory / PROGRAM_FILE).is_file():
-        return load_program(directory / PROGRAM_FILE, prepare, device)
+        return load_program(directory / PROGRAM_FILE, prepare, device, trusted)
     found = sorted(file.name for file in directory.iterdir()) if directory.is_dir() else []
     raise ModelError(
         f"The linked model version at {directory} holds no model that torch_module can load: expected {MODEL_FILE} "
@@ -124,16 +127,19 @@ def load_weights(module: nn.Module, path: Path) -> None:
         )
 
 
-def load_program(path: Path, prepare: Callable[[nn.Module], nn.Module], device: torch.device) -> nn.Module:
+def load_program(
+    path: Path, prepare: Callable[[nn.Module], nn.Module], device: torch.device, trusted: bool = False
+) -> nn.Module:
     """Return a saved program, ready on a device.
 
     Args:
         path: A ``torch.export`` program (.pt2) or a TorchScript file (.pt, .ts).
         prepare: Puts a scripted module into evaluation mode and onto the device.
         device: That device.
+        trusted: Whether it may run whatever it holds.
 
     Raises:
-        ModelError: There is no such file, or it holds no such program.
+        ModelError: There is no such file, or it holds no such program, or one that would run other code.
     """
     if not path.is_file():
         raise ModelError(f"There is no file {path.absolute()} to load a program from.")
@@ -143,12 +149,16 @@ def load_program(path: Path, prepare: Callable[[nn.Module], nn.Module], device: 
             f"{' or '.join(_SCRIPT_SUFFIXES)} (TorchScript)."
         )
     try:
+        if not trusted:
+            (check_exported if path.suffix == _EXPORTED_SUFFIX else check_script)(path)
         if path.suffix == _EXPORTED_SUFFIX:
             return _load_exported(path, device)
         with warnings.catch_warnings():
             # PyTorch discourages TorchScript for new models; whoever names such a file has an old one.
             warnings.filterwarnings("ignore", message=".*torch.jit.load.*", category=DeprecationWarning)
             script: nn.Module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+    except ModelError:
+        raise
     except Exception as error:  # torch raises whatever comes up for a file of another kind
         raise ModelError(f"{path} cannot be loaded as a program: {type(error).__name__}: {error}") from error
     return prepare(script)

@@ -35,6 +35,7 @@ class TorchModuleProcessor(TorchBatchProcessor):
         builder_args: Keyword arguments for it.
         weights: A .safetensors file.
         program: A .pt2, .pt or .ts file.
+        trust_program: Whether a program may run whatever it holds.
         inputs: Batch columns that the module takes.
         output: Column name for a tensor that the module returns.
         argmax: Column name for the argmax of the output; empty for none.
@@ -54,6 +55,7 @@ class TorchModuleProcessor(TorchBatchProcessor):
         builder_args: Mapping[str, Any] | None = None,
         weights: str = "",
         program: str = "",
+        trust_program: bool = False,
         inputs: Sequence[str] = (),
         output: str = "output",
         argmax: str = "",
@@ -70,7 +72,7 @@ class TorchModuleProcessor(TorchBatchProcessor):
         self._output, self._argmax = output, argmax
         self._autocast = _AUTOCAST[precision]
         self._input_dtype = _parse_dtype(input_dtype)
-        self._module = _make_module(context, builder or None, dict(builder_args or {}), weights, program)
+        self._module = _make_module(context, builder or None, dict(builder_args or {}), weights, program, trust_program)
 
     def process_batch(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Return the module's outputs, and what is kept of the batch, as columns.
@@ -113,6 +115,7 @@ def _make_module(
     builder_args: dict[str, Any],
     weights: str,
     program: str,
+    trusted: bool,
 ) -> nn.Module:
     if program and (builder or weights or builder_args):
         raise ConfigError("processor.program holds code and weights; leave builder, builder_args and weights empty.")
@@ -120,7 +123,7 @@ def _make_module(
         raise ConfigError("processor.weights and processor.builder_args need a processor.builder to make the module.")
     prepare = context.prepare_model_for_inference
     if program:
-        return load_program(Path(program).expanduser(), prepare, context.device)
+        return load_program(Path(program).expanduser(), prepare, context.device, trusted)
     if callable(builder):
         module = build_module(builder, builder_args, "processor.builder_args")
         if weights:
@@ -134,7 +137,7 @@ def _make_module(
             "processor=torch_module has no model: set processor.builder (and processor.weights), or processor.program, "
             "or link a registered model version with model.name and model.version."
         )
-    return load_model(Path(context.checkpoint), context.resolve, prepare, context.device)
+    return load_model(Path(context.checkpoint), context.resolve, prepare, context.device, trusted)
 
 
 def _parse_dtype(name: str) -> torch.dtype | None:
