@@ -11,7 +11,7 @@ import torch
 
 from batchmill.engine.output_rows import join_outputs
 from batchmill.engine.rows import select_rows
-from batchmill.errors import OutputError, ProcessorError
+from batchmill.errors import ModelError, OutputError, ProcessorError
 
 # Batches after which a larger piece is tried; twice as many after each time that it did not fit.
 _TRY_AGAIN_AFTER = 50
@@ -96,6 +96,12 @@ class MicroBatches:
             except Exception as error:  # user code: any error, of which only one kind is ours
                 if size == 1 and is_out_of_memory(error):
                     raise RowOutOfMemory(start) from error
+                if isinstance(error, (ModelError, OutputError)):
+                    raise ProcessorError(
+                        f"Batch {batch_idx} does not fit into memory, and process_batch cannot be called on pieces of "
+                        f"it, here of {size} samples: {error} Choose a smaller batch_size, or make names in reports "
+                        f"and files differ from piece to piece."
+                    ) from error
                 raise
             counts.append(stop - start)
         self.latest = size

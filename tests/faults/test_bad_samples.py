@@ -1,0 +1,317 @@
+"""Bad samples in whole runs: exactly they are set aside, and of the others nothing is lost, doubled or changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import planted
+import pytest
+import torch
+from checker import CheckedRun, check_complete, check_wreck, rows_of
+from planted import Model, Planted, PlantedItems, PlantedRanges, tensors, uploaded
+from process_fixtures import linux_only
+
+import batchmill
+from batchmill.contracts.run import Selection
+
+pytestmark = linux_only
+
+N, BATCH, INTERVAL = 150, 16, 2  # 10 batches, five chunks, the last batch of six samples
+FEW = [37, 38, 70]
+SETS = {
+    "none": [],
+    "one": [37],
+    "two of a batch": [33, 46],
+    "four of a batch": [32, 33, 40, 47],
+    "eight of a batch": list(range(64, 80, 2)),
+    "a whole batch": list(range(80, 96)),
+    "first and last": [0, 149],
+    "all of the last batch": list(range(144, 150)),
+}
+
+
+def process(
+    output: Path, run_id: str, dataset: Any = None, settings: Mapping[str, Any] | None = None, **arguments: Any
+) -> batchmill.RunResult:
+    """Run ``Model`` with settings in this process."""
+    models: list[Model] = []
+
+    class Processor(Model):
+        def __init__(self, context: batchmill.TorchBatchProcessorContext) -> None:
+            super().__init__(context, **(settings or {}))
+            models.append(self)
+
+    process.model = models  # type: ignore[attr-defined]
+    Processor.__qualname__ = Processor.__name__ = "Processor"
+    options: dict[str, Any] = {
+        "batch_size": BATCH,
+        "checkpoint_interval": INTERVAL,
+        "reducers": {"total": Selection("sum", {"column": "i"})},
+        "max_errors": 1000,
+        "device": "cpu",
+    }
+    return batchmill.torch_batch_process(
+        Processor, dataset or Planted(N), output=output, run_id=run_id, **{**options, **arguments}
+    )
+
+
+def set_aside(run: CheckedRun) -> dict[int, dict[str, Any]]:
+    return {item["index"]: item for record in run.records for item in record["quarantined"]}
+
+
+def assert_only_they_are_missing(run: CheckedRun, healthy: CheckedRun, bad: list[int], bits: bool = True) -> None:
+    """Assert that a run of ``Model`` has everything of the good samples that a healthy run has, once."""
+    good = [index for index in range(N) if index not in bad]
+    assert sorted(set_aside(run)) == sorted(bad)
+    assert run.result["quarantined"] == len(bad)
+    rows, whole = rows_of(run), rows_of(healthy)
+    assert rows["_index"] == rows["i"] == good
+    expected = [whole["scores"][index] for index in good]
+    if bits:
+        assert rows["scores"] == expected
+    else:
+        assert torch.allclose(torch.tensor(rows["scores"]), torch.tensor(expected), atol=BATCH * 2**-12)
+    assert run.metrics == {"count": len(good), "seen": good, "total": sum(good)}
+
+
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory: pytest.TempPathFactory) -> CheckedRun:
+    """The run in which nothing fails."""
+    output = tmp_path_factory.mktemp("healthy")
+    process(output, "run")
+    run = check_complete(output / "run", N)
+    assert not set_aside(run) and run.result["bitwise"] is True
+    return run
+
+
+def test_the_models_results_tell_of_the_batchs_shape() -> None:
+    """Otherwise the bits below would be the same whatever the shape, and no test could fail."""
+
+    class Context:
+        def prepare_model_for_inference(self, model: Any) -> Any:
+            return model
+
+    model = Model(Context(), extras=False)  # type: ignore[arg-type]
+    batch = {"x": torch.stack([planted.vector(i) for i in range(16)]), "i": torch.arange(16)}
+    fewer = {"x": batch["x"][:15], "i": batch["i"][:15]}
+    assert not torch.equal(model.process_batch(batch, 0)["scores"][:15], model.process_batch(fewer, 0)["scores"])
+
+
+@pytest.mark.parametrize("bad", SETS.values(), ids=SETS.keys())
+@pytest.mark.parametrize("how", ["load", "raise", "late", "nan"])
+def test_bad_samples_are_set_aside_and_nothing_else(
+    output: Path, healthy: CheckedRun, how: str, bad: list[int]
+) -> None:
+    if how == "load":
+        result = process(output, "run", Planted(N, bad))
+    else:
+        result = process(output, "run", settings={"bad": bad, "how": how}, on_nonfinite="quarantine")
+    assert result.complete and result.exit_code == 0 and result.quarantined == len(bad)
+    run = check_complete(output / "run", N)
+    assert_only_they_are_missing(run, healthy, bad)
+    assert run.result["bitwise"] is True
+    stage, error, trace = {
+        "load": ("load", "OSError", "in fail"),
+        "raise": ("process", "ValueError", "in trip_over"),
+        "late": ("process", "ValueError", "in trip_over"),
+        "nan": ("output", "NonFinite", ""),
+    }[how]
+    for index, item in set_aside(run).items():
+        assert item.keys() == {"index", "stage", "error", "message", "traceback"}
+        assert (item["stage"], item["error"]) == (stage, error)
+        assert trace in item["traceback"] and "batchmill/engine" not in item["traceback"]
+        assert how == "nan" or str(index) in item["message"]
+    files = {
+        f"batch-{batch}.txt": repr([i for i in range(batch * BATCH, min(N, (batch + 1) * BATCH)) if i not in bad])
+        for batch in range(10)
+    }
+    assert uploaded(output / "run") == {name: text for name, text in files.items() if text != "[]"}
+    reports = [(report["steps_completed"], report["metrics"]["seen"]) for r in run.records for report in r["reports"]]
+    assert reports == [(int(name[6:-4]), json.loads(text)) for name, text in files.items() if text != "[]"]
+
+
+@pytest.mark.parametrize("bad", [SETS["one"], SETS["four of a batch"], SETS["first and last"], [97, 149]])
+def test_samples_of_another_shape_are_set_aside_where_most_agree(
+    output: Path, healthy: CheckedRun, bad: list[int]
+) -> None:
+    process(output, "run", Planted(N, bad, "shape"))
+    run = check_complete(output / "run", N)
+    assert_only_they_are_missing(run, healthy, bad)
+    for item in set_aside(run).values():
+        assert (item["stage"], item["error"]) == ("load", "RuntimeError")
+        assert "stack expects each tensor to be equal size" in item["message"]
+
+
+@pytest.mark.parametrize("how", ["oom", "cpu_oom"])
+@pytest.mark.parametrize("bad", [[37], [33, 46, 100]], ids=["one", "three"])
+def test_a_sample_that_never_fits_into_memory_is_set_aside(
+    output: Path, healthy: CheckedRun, how: str, bad: list[int]
+) -> None:
+    process(output, "run", settings={"bad": bad, "how": how})
+    run = check_complete(output / "run", N)
+    assert_only_they_are_missing(run, healthy, bad)
+    assert run.result["bitwise"] is True, "once it was set aside, whole batches fit again"
+    assert all("memory" in item["message"] for item in set_aside(run).values())
+
+
+def test_a_value_that_a_reducer_refuses_is_its_samples_fault(output: Path, healthy: CheckedRun) -> None:
+    process(output, "run", settings={"bad": FEW, "how": "reducer"})
+    run = check_complete(output / "run", N)
+    assert_only_they_are_missing(run, healthy, FEW)
+    assert {item["error"] for item in set_aside(run).values()} == {"ReducerError"}
+
+
+@pytest.mark.parametrize("kind", [PlantedItems, PlantedRanges])
+def test_datasets_that_are_read_otherwise(output: Path, healthy: CheckedRun, kind: type[Planted]) -> None:
+    process(output, "run", kind(N, FEW), settings={"bad": [5], "how": "raise"})
+    run = check_complete(output / "run", N)
+    assert_only_they_are_missing(run, healthy, [5, *FEW])
+    stages = {index: item["stage"] for index, item in set_aside(run).items()}
+    assert stages == {5: "process", **dict.fromkeys(FEW, "load")}
+
+
+def test_tensors_that_are_sliced(output: Path) -> None:
+    process(output, "healthy", tensors(N))
+    process(output, "run", tensors(N), settings={"bad": FEW, "how": "raise"})
+    healthy = check_complete(output / "healthy", N)
+    assert_only_they_are_missing(check_complete(output / "run", N), healthy, FEW)
+
+
+def test_a_processor_that_returns_nothing(output: Path) -> None:
+    process(output, "run", settings={"bad": FEW, "how": "late", "rows": False}, reducers=None)
+    run = check_complete(output / "run", N, sparse=True)
+    good = [index for index in range(N) if index not in FEW]
+    assert sorted(set_aside(run)) == FEW and run.table is None
+    assert run.metrics == {"count": len(good), "seen": good}
+
+
+def test_without_reducers_of_its_own_no_smaller_batch_is_ever_seen(output: Path, healthy: CheckedRun) -> None:
+    """A model of a fixed batch shape can be run, too."""
+    process(output, "run", settings={"bad": FEW, "how": "raise", "extras": False})
+    shapes = {rows for batch, rows in process.model[0].calls if batch < 9}  # type: ignore[attr-defined]
+    assert shapes == {BATCH}
+    run = check_complete(output / "run", N)
+    good = [index for index in range(N) if index not in FEW]
+    assert rows_of(run)["scores"] == [rows_of(healthy)["scores"][index] for index in good]
+    assert run.metrics == {"total": sum(good)}
+
+
+def test_listeners_hear_last_of_the_good_rows_alone(output: Path) -> None:
+    heard: dict[int, list[int]] = {}
+
+    class Listener:
+        @batchmill.hookimpl
+        def on_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+            assert outputs["i"].tolist() == batch["i"].tolist()
+            heard[batch_idx] = batch["i"].tolist()
+
+    process(output, "run", settings={"bad": FEW}, callbacks={"listener": Listener()})
+    assert [index for batch in sorted(heard) for index in heard[batch]] == [i for i in range(N) if i not in FEW]
+
+
+def test_what_fails_once_is_not_set_aside(output: Path, healthy: CheckedRun, tmp_path: Path) -> None:
+    """Neither in loading nor in processing, and nothing tells of it in the end."""
+    dataset = Planted(N, [5, 100], once=str(tmp_path / "load"))
+    process(output, "run", dataset, settings={"bad": [37, 101], "once": str(tmp_path / "process"), "how": "late"})
+    run = check_complete(output / "run", N)
+    assert len(list(tmp_path.glob("load-*"))) == len(list(tmp_path.glob("process-*"))) == 2, "they did fail"
+    assert run.result == healthy.result
+    assert_only_they_are_missing(run, healthy, [])
+
+
+def test_every_sample_is_bad(output: Path) -> None:
+    result = process(output, "run", settings={"bad": range(N)})
+    assert result.complete and result.quarantined == N
+    run = check_complete(output / "run", N)
+    assert run.table is None and sorted(set_aside(run)) == list(range(N))
+
+
+# --- policies and the budget ---
+
+
+def test_a_spent_budget_ends_the_run_and_more_of_it_goes_on(output: Path) -> None:
+    bad = [3, 40, 41, 70, 100, 149]
+    process(output, "whole", settings={"bad": bad}, max_errors=6)
+    with pytest.raises(batchmill.ErrorBudgetError, match=r"^Sample 70 failed(.|\n)*makes 4 failed") as caught:
+        process(output, "run", settings={"bad": bad}, max_errors=3)
+    assert caught.value.exit_code == 65
+    _, before = check_wreck(output / "run")
+    assert sorted(before) == [0, 1]
+    with pytest.raises(batchmill.ErrorBudgetError, match="makes 6 failed"):
+        process(output, "run", settings={"bad": bad}, max_errors=5)
+    result = process(output, "run", settings={"bad": bad}, max_errors=6)
+    assert result.complete
+    run = check_complete(output / "run", N)
+    assert {chunk: run.records[chunk] for chunk in before} == before
+    assert run.result_bytes == (output / "whole" / "result.json").read_bytes()
+
+
+def test_ten_samples_may_fail_without_being_asked(output: Path) -> None:
+    process(output, "run", settings={"bad": range(10)}, max_errors=None)
+    assert check_complete(output / "run", N).result["quarantined"] == 10
+    with pytest.raises(batchmill.ErrorBudgetError):
+        process(output, "more", settings={"bad": range(11)}, max_errors=None)
+
+
+@pytest.mark.parametrize("how", ["load", "raise", "nan"])
+def test_on_error_fail_ends_the_run_and_quarantine_resumes_it(output: Path, how: str) -> None:
+    def go(run_id: str, **policy: str) -> batchmill.RunResult:
+        dataset = Planted(N, FEW) if how == "load" else Planted(N)
+        bad = {"bad": FEW, "how": how} if how != "load" else {}
+        return process(output, run_id, dataset, settings=bad, **policy)
+
+    go("whole")
+    error, message = {
+        "load": (batchmill.DatasetError, r"samples 32\.\.47 \(batch 2\).*sample 37 is on a bad sector"),
+        "raise": (batchmill.ProcessorError, r"batch 2 \(samples 32\.\.47\): ValueError: cannot make sense of"),
+        "nan": (batchmill.OutputError, r"result of sample 37 is not finite: column 'scores'"),
+    }[how]
+    with pytest.raises(error, match=message):
+        go("run", on_error="fail") if how != "nan" else go("refused", on_nonfinite="fail")
+    assert sorted(check_wreck(output / ("run" if how != "nan" else "refused"))[1]) == [0]
+    if how != "nan":  # other values are other results, so that policy is not changed on a resume
+        assert go("run").complete
+        check_complete(output / "run", N)
+        assert (output / "run" / "result.json").read_bytes() == (output / "whole" / "result.json").read_bytes()
+
+
+def test_nan_is_kept_unless_it_is_refused(output: Path) -> None:
+    process(output, "run", settings={"bad": FEW, "how": "nan"})
+    run = check_complete(output / "run", N)
+    rows = rows_of(run)
+    assert [i for i, scores in enumerate(rows["scores"]) if any(map(torch.isnan, torch.tensor(scores)))] == FEW
+    assert run.result["quarantined"] == 0
+
+
+def test_a_processor_that_fails_on_smaller_batches_is_told_what_to_do(output: Path) -> None:
+    class Fixed(Model):
+        def __init__(self, context: batchmill.TorchBatchProcessorContext) -> None:
+            super().__init__(context, bad=FEW)
+
+        def process_batch(self, batch: Any, batch_idx: int) -> Any:
+            if len(batch["i"]) not in (BATCH, N % BATCH):
+                raise RuntimeError("compiled for 16 rows")
+            return super().process_batch(batch, batch_idx)
+
+    with pytest.raises(batchmill.ProcessorError, match=r"on the 14 good samples of batch 2 alone.*compiled for 16"):
+        batchmill.torch_batch_process(Fixed, Planted(N), BATCH, output=output, run_id="run")
+
+
+def test_an_error_of_the_engines_own_is_no_samples_fault(output: Path) -> None:
+    class Wrong(Model):
+        def process_batch(self, batch: Any, batch_idx: int) -> Any:
+            return {"y": [1]}
+
+    with pytest.raises(batchmill.OutputError, match="Column 'y' has 1 values"):
+        batchmill.torch_batch_process(Wrong, Planted(N), BATCH, output=output, run_id="run")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
