@@ -7,7 +7,6 @@ and the run is resumed as after any crash. Nothing is removed that was not copie
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -16,25 +15,21 @@ from typing import Any
 
 from batchmill import api
 from batchmill.contracts.storage import Storage
+from batchmill.damage import Damage, find_bad_retries, find_damage, holds_run
 from batchmill.engine.assembly import Assembler, open_storage
-from batchmill.engine.commit_log import COMMITS, FILES, PARTS, record_path
 from batchmill.engine.retries import with_retries
-from batchmill.engine.retry_view import staging_folder
-from batchmill.engine.run_directory import FORMAT, LINKS, LOCK, MANIFEST, REPORTS, RESULT, SUCCESS, open_existing
-from batchmill.engine.serialization import canonical_json, unseal
+from batchmill.engine.run_directory import LOCK, MANIFEST
+from batchmill.engine.serialization import canonical_json
 from batchmill.errors import (
     EXIT_COMPLETE,
     EXIT_ERROR_BUDGET,
     EXIT_PREEMPTED,
     AlreadyRunningError,
-    CorruptRunError,
-    ObjectNotFoundError,
     RunNotFoundError,
     StorageError,
 )
 from batchmill.inspection import verify_run
 from batchmill.plugin_manager import get_catalog
-from batchmill.verification import Examination, Fault, examine
 
 DAMAGED, REASONS = "damaged", "reasons.json"
 
@@ -75,30 +70,6 @@ class RepairReport:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class Damage:
-    """What is wrong with a run, and what follows from that.
-
-    Attributes:
-        faults: What is wrong.
-        paths: Files that have to leave, in the order in which they may: no crash in between makes a run look whole
-            that is not.
-        chunks: Chunks that have to be computed again.
-        unfinished: Whether the run has to be resumed, if only to write its result anew.
-        run_id: The run's id; None if ``run.json`` cannot be relied on.
-        from_names: Whether the run can be rebuilt from ``run.json``.
-        complete: Whether the run has a result.
-    """
-
-    faults: Sequence[Fault]
-    paths: Sequence[str]
-    chunks: Sequence[int] = ()
-    unfinished: bool = False
-    run_id: str | None = None
-    from_names: bool = False
-    complete: bool = False
-
-
 def repair_run(run: str, *, nproc: int | None = None, resume: bool = True) -> RepairReport:
     """Set aside what is bad in a run and compute it again. A run without faults is left as it is.
 
@@ -114,7 +85,7 @@ def repair_run(run: str, *, nproc: int | None = None, resume: bool = True) -> Re
             stays so; repairing once more goes on.
     """
     storage = open_storage(Assembler(get_catalog().registry), run)
-    if not _holds_run(storage):
+    if not holds_run(storage):
         raise RunNotFoundError(f"There is no run at {storage.url}. 'batchmill ls' lists the runs.")
     with ExitStack() as stack:
         if not stack.enter_context(storage.lock(LOCK)):
@@ -122,50 +93,23 @@ def repair_run(run: str, *, nproc: int | None = None, resume: bool = True) -> Re
                 f"A launcher is working on run {storage.url}, and a repair needs the run for itself. Wait for it, or "
                 f"stop it with SIGTERM, which loses nothing."
             )
+        unread = find_bad_retries(storage)
+        folder = set_aside(storage, unread) if unread.paths else None
         damage = find_damage(storage)
-        folder = set_aside(storage, damage) if damage.paths else None
+        folder = set_aside(storage, damage) if damage.paths else folder
     resumed = damage.unfinished and resume and damage.from_names
     stopped = api.resume(storage.url, nproc).stop_reason if resumed else None
-    verified = verify_run(storage.url) if damage.faults and damage.run_id is not None else None
+    faults = [*unread.faults, *damage.faults]
+    verified = verify_run(storage.url) if faults and damage.run_id is not None else None
     return RepairReport(
         path=storage.url,
-        problems=[str(fault.error) for fault in damage.faults],
+        problems=[str(fault.error) for fault in faults],
         folder=folder,
-        set_aside=list(damage.paths),
+        set_aside=[*unread.paths, *damage.paths],
         chunks=list(damage.chunks),
         complete=verified.complete if verified is not None else damage.complete,
         remaining=[] if verified is None else verified.problems,
-        advice=_advice(storage.url, damage, resumed, stopped),
-    )
-
-
-def find_damage(storage: Storage) -> Damage:
-    """Examine a run and tell what has to be set aside. Nothing is written.
-
-    Raises:
-        BatchmillError: Something could not be checked, so nothing is known of it; or the run is of another format.
-    """
-    try:
-        run = open_existing(storage)
-    except (RunNotFoundError, CorruptRunError) as error:
-        if _is_of_another_format(storage):
-            raise
-        return _without_manifest(storage, [Fault(MANIFEST, error)])
-    found = examine(run)
-    for fault in found.faults:
-        if not fault.damage:
-            raise fault.error
-    if any(fault.path == MANIFEST for fault in found.faults):
-        return _without_manifest(storage, found.faults)
-    chunks = sorted({fault.chunk for fault in found.faults if fault.chunk is not None})
-    return Damage(
-        faults=found.faults,
-        paths=_bad_files(storage, found, chunks),
-        chunks=[chunk for chunk in chunks if chunk < run.grid.chunks],
-        unfinished=any(not _stands_alone(fault.path) for fault in found.faults),
-        run_id=run.run_id,
-        from_names="request" in run.manifest["config"],
-        complete=found.complete,
+        advice=_advice(storage.url, damage, resumed, stopped) or _retry_advice(storage.url, unread),
     )
 
 
@@ -193,48 +137,6 @@ def set_aside(storage: Storage, damage: Damage) -> str:
     return folder
 
 
-def _without_manifest(storage: Storage, faults: Sequence[Fault]) -> Damage:
-    """Return what follows if ``run.json`` is bad: nothing else can be judged, and whoever starts the run anew does."""
-    return Damage(faults, [path for path in (SUCCESS, RESULT, MANIFEST) if _exists(storage, path)], unfinished=True)
-
-
-def _is_of_another_format(storage: Storage) -> bool:
-    try:
-        return bool(unseal(_get(storage, MANIFEST), MANIFEST).get("format", FORMAT) != FORMAT)
-    except (CorruptRunError, ObjectNotFoundError):
-        return False
-
-
-def _bad_files(storage: Storage, found: Examination, chunks: Sequence[int]) -> list[str]:
-    """Return the files that have to leave: of a bad chunk all, for a damaged record cannot tell which are its own."""
-    damaged = [fault.path for fault in found.faults]
-    results = [] if all(path == SUCCESS or _stands_alone(path) for path in damaged) else [SUCCESS, RESULT]
-    if SUCCESS in damaged and not found.complete:
-        results = [SUCCESS]
-    records = [path for path in damaged if path.startswith(f"{COMMITS}/")] + [record_path(chunk) for chunk in chunks]
-    folders = [f"{folder}/{staging_folder(storage, chunk)}" for chunk in chunks for folder in (PARTS, FILES)]
-    named = [path for folder in folders for path in _listed(storage, folder)]
-    alone = [path for path in damaged if _stands_alone(path)]
-    return [path for path in dict.fromkeys([*results, *records, *named, *alone]) if _exists(storage, path)]
-
-
-def _stands_alone(path: str) -> bool:
-    """Return whether a file is no part of the result: a report from outside of chunks, or a link."""
-    return path.startswith((f"{REPORTS}/", f"{LINKS}/"))
-
-
-def _holds_run(storage: Storage) -> bool:
-    return _exists(storage, MANIFEST) or bool(_listed(storage, COMMITS))
-
-
-def _exists(storage: Storage, path: str) -> bool:
-    return with_retries(partial(storage.exists, path))
-
-
-def _listed(storage: Storage, folder: str) -> list[str]:
-    return with_retries(lambda: [info.path for info in storage.list(folder)])
-
-
 def _get(storage: Storage, path: str) -> bytes:
     return with_retries(partial(storage.get, path))
 
@@ -256,3 +158,7 @@ def _advice(path: str, damage: Damage, resumed: bool, stopped: str | None) -> st
     if damage.from_names:
         return f"Go on: batchmill resume {path}"
     return f"The run was started from Python objects: run the same script again, with run_id={damage.run_id!r}."
+
+
+def _retry_advice(path: str, unread: Damage) -> str | None:
+    return f"Try the samples that failed once more: batchmill retry-quarantined {path}" if unread.paths else None

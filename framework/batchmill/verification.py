@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
+from batchmill.contracts.storage import Storage
 from batchmill.contracts.writer import Writer
-from batchmill.engine.commit_log import COMMITS, record_path
+from batchmill.engine.commit_log import COMMITS, CommitLog, record_path
 from batchmill.engine.finish import committed_parts
 from batchmill.engine.retries import with_retries
+from batchmill.engine.retry_view import RetryView, staging_folder, stored_path, view_below
 from batchmill.engine.run_directory import LINKS, MANIFEST, REPORTS, RESULT, SUCCESS, RunDirectory, manifest_bytes
 from batchmill.engine.serialization import canonical_json, sha256_hex, unseal
 from batchmill.engine.sideline import read_report
@@ -28,11 +30,17 @@ class Fault:
         path: The file, relative to the run.
         error: What is wrong. Anything but a ``CorruptRunError`` means that it could not be checked.
         chunk: The chunk whose committed results are not whole; None if it is about none of them.
+        replaced: Whether a retry has put other results in the place of these, so that nothing depends on them.
+        record: The chunk's commit record; None without a chunk.
+        staging: The folder below ``parts/`` and ``files/`` in which what the record names lies; None without a chunk.
     """
 
     path: str
     error: BatchmillError
     chunk: int | None = None
+    replaced: bool = False
+    record: str | None = None
+    staging: str | None = None
 
     @property
     def damage(self) -> bool:
@@ -62,15 +70,22 @@ class Examination:
 
 
 def examine(run: RunDirectory) -> Examination:
-    """Look at everything that a run has committed. Nothing is written."""
-    return _Examiner(run).examine()
+    """Look at everything that a run has committed, also at what retries have replaced. Nothing is written."""
+    found = _Examiner(run).examine()
+    storage: Storage | None = run.storage
+    while isinstance(storage, RetryView):
+        replaced, storage = storage.retry.chunks, view_below(storage)
+        assert storage is not None
+        log = CommitLog(storage, run.grid.chunks, run.manifest["fingerprint"]["sha256"], run.grid.chunk_range)
+        found.faults += _Examiner(replace(run, storage=storage, log=log), replaced=True).examine_replaced(replaced)
+    return found
 
 
 class _Examiner:
     """Collects what is wrong with one run instead of stopping at the first fault."""
 
-    def __init__(self, run: RunDirectory) -> None:
-        self._run = run
+    def __init__(self, run: RunDirectory, replaced: bool = False) -> None:
+        self._run, self._replaced = run, replaced
         self._found = Examination()
         self._fingerprints: list[Any] = []
 
@@ -89,6 +104,17 @@ class _Examiner:
         self._judge_manifest()
         return self._found
 
+    def examine_replaced(self, chunks: Iterable[int]) -> list[Fault]:
+        """Look at the records of chunks that a retry has replaced, and at the result from before it."""
+        for chunk in sorted(chunks):
+            if with_retries(partial(self._run.storage.exists, record_path(chunk))):
+                self._check_record_file(record_path(chunk))
+        if (stored := self._attempt(RESULT, None, self._read_result)) is not None:
+            self._check_success()
+            if stored["fingerprint"] != self._run.manifest["fingerprint"]["sha256"]:
+                self._fault(RESULT, f"{RESULT} and {MANIFEST} have different fingerprints.")
+        return self._found.faults
+
     def _listed(self, folder: str) -> list[str]:
         return [info.path for info in with_retries(lambda: list(self._run.storage.list(folder)))]
 
@@ -96,16 +122,27 @@ class _Examiner:
         return with_retries(lambda: self._run.storage.get(path))
 
     def _fault(self, path: str, problem: str, chunk: int | None = None) -> None:
-        self._found.faults.append(Fault(path, CorruptRunError(problem), chunk))
+        self._add(path, CorruptRunError(problem), chunk)
+
+    def _add(self, path: str, error: BatchmillError, chunk: int | None) -> None:
+        storage = self._run.storage
+        place = stored_path(storage, path)
+        if place != path and isinstance(error, CorruptRunError):
+            error = CorruptRunError(f"{place}: {error}")
+        fault = Fault(place, error, chunk, self._replaced)
+        if chunk is not None:
+            record = stored_path(storage, record_path(chunk))
+            fault = replace(fault, record=record, staging=staging_folder(storage, chunk))
+        self._found.faults.append(fault)
 
     def _has_fault(self, path: str) -> bool:
-        return any(fault.path == path for fault in self._found.faults)
+        return any(fault.path == stored_path(self._run.storage, path) for fault in self._found.faults)
 
     def _attempt(self, path: str, chunk: int | None, check: Callable[[], Any]) -> Any:
         try:
             return check()
         except BatchmillError as error:
-            self._found.faults.append(Fault(path, error, chunk))
+            self._add(path, error, chunk)
             return None
 
     # --- records and what they name ---
@@ -206,6 +243,9 @@ class _Examiner:
             self._fault(RESULT, f"{RESULT} says {stored['samples']} samples, {MANIFEST} {run.grid.samples}.")
         if stored["fingerprint"] != run.manifest["fingerprint"]["sha256"]:
             self._fault(RESULT, f"{RESULT} and {MANIFEST} have different fingerprints.")
+        self._check_success()
+
+    def _check_success(self) -> None:
         try:
             success = self._get(SUCCESS)
         except ObjectNotFoundError:

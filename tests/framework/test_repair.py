@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,16 +17,18 @@ from batchmill import (
     Selection,
     StorageError,
     TorchBatchProcessor,
+    api,
     hookimpl,
     run,
     torch_batch_process,
 )
+from batchmill.damage import find_damage
 from batchmill.engine.assembly import Assembler, open_storage
 from batchmill.engine.run_directory import LOCK
 from batchmill.engine.serialization import seal
 from batchmill.inspection import verify_run
 from batchmill.plugin_manager import get_catalog
-from batchmill.repair import find_damage, repair_run, set_aside
+from batchmill.repair import repair_run, set_aside
 
 DATA = TensorDataset(torch.arange(100.0))
 
@@ -44,6 +47,7 @@ class Doubling(TorchBatchProcessor):
 
 
 COPYING = """
+import os
 import batchmill
 
 class Copying(batchmill.TorchBatchProcessor):
@@ -52,6 +56,8 @@ class Copying(batchmill.TorchBatchProcessor):
     def process_batch(self, batch, batch_idx):
         with open("processed", "a") as file:
             file.write(f"{batch_idx}\\n")
+        if 7 in batch["x"].tolist() and os.path.exists("broken"):
+            raise ValueError("seven")
         return {"x": batch["x"]}
 """
 
@@ -77,6 +83,17 @@ def named(tmp_path, monkeypatch):
     assert run(request).complete
     (tmp_path / "processed").unlink()
     return tmp_path / "runs" / "x"
+
+
+@pytest.fixture
+def retried(named, tmp_path):
+    """A run whose sample 7 failed, and did not when it was tried again."""
+    request = RunRequest.from_json(json.loads((named / "run.json").read_bytes())["config"]["request"])
+    (tmp_path / "broken").touch()
+    assert run(replace(request, output=str(tmp_path / "retried"))).quarantined == 1
+    (tmp_path / "broken").unlink()
+    assert api.retry_quarantined(str(tmp_path / "retried" / "x")).quarantined == 0
+    return tmp_path / "retried" / "x"
 
 
 @pytest.fixture
@@ -336,3 +353,51 @@ def test_a_repair_that_dies_on_the_way_can_be_repeated(named, monkeypatch, at):
         run_again = json.loads((named / "run.json").read_bytes())["config"]["request"]
         assert run(RunRequest.from_json(run_again)).complete
     assert verify_run(str(named)).ok and (named / "result.json").read_bytes() == before
+
+
+# --- runs with a retry of quarantined samples ---
+
+
+def every_file(path):
+    names = [name for name in contents(path) if not name.rpartition("/")[2].startswith(".")]
+    assert {name.partition("/")[0] for name in names} >= {"commits", "parts", "retries", "result.json", "_SUCCESS"}
+    return sorted(names)
+
+
+def test_damage_anywhere_in_a_retried_run_is_found(retried):
+    assert verify_run(str(retried)).ok
+    for name in every_file(retried):
+        intact = (retried / name).read_bytes()
+        spoil(retried / name)
+        try:
+            assert not verify_run(str(retried)).ok, name
+        except CorruptRunError:
+            assert name == "run.json" or name.endswith("retry.json")
+        (retried / name).write_bytes(intact)
+
+
+def test_damage_anywhere_in_a_retried_run_is_repaired(retried, tmp_path):
+    for number, name in enumerate(every_file(retried)):
+        if name in ("run.json", "retries/0001/retry.json"):
+            continue
+        copy = Path(shutil.copytree(retried, tmp_path / str(number) / "x"))
+        bad = spoil(copy / name)
+        report = repair_run(str(copy))
+        assert (report.exit_code, report.complete) == (0, True), (name, report)
+        assert verify_run(str(copy)).ok
+        top = "retries/0001/result.json"
+        assert (copy / top).read_bytes() == (retried / top).read_bytes()
+        assert bad in contents(copy / "damaged").values()
+
+
+def test_a_retry_whose_list_is_lost_is_begun_anew(retried):
+    before = (retried / "retries" / "0001" / "result.json").read_bytes()
+    spoil(retried / "retries" / "0001" / "retry.json")
+    report = repair_run(str(retried))
+    assert report.exit_code == 75 and "batchmill retry-quarantined" in report.advice
+    assert set(report.set_aside) == {f"retries/0001/{name}" for name in ("_SUCCESS", "result.json", "retry.json")}
+    found = verify_run(str(retried))
+    assert found.ok and found.complete
+    assert api.retry_quarantined(str(retried)).quarantined == 0
+    assert (retried / "retries" / "0001" / "result.json").read_bytes() == before
+    assert verify_run(str(retried)).ok and repair_run(str(retried)).exit_code == 0

@@ -170,6 +170,23 @@ def staging_folder(storage: Storage, chunk: int) -> str:
     return chunk_name(chunk)
 
 
+def stored_path(storage: Storage, path: str) -> str:
+    """Return where an object that a view names lies in the run's own storage.
+
+    Args:
+        storage: The run's storage, or the view of a retry.
+        path: The object's path in it.
+    """
+    while isinstance(storage, RetryView):
+        path, storage = storage._place(path), storage._below
+    return path
+
+
+def view_below(storage: Storage) -> Storage | None:
+    """Return what the latest retry of a view replaces; None for the run's own storage."""
+    return storage._below if isinstance(storage, RetryView) else None
+
+
 def retried_chunks(storage: Storage) -> int:
     """Return how many chunks the retries up to a view have processed again."""
     count = 0
