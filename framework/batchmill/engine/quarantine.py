@@ -22,6 +22,11 @@ MOST_BISECTIONS = 40
 _FREE_ERRORS, _FREE_SHARE = 10, 1000
 
 
+def _stored(text: str) -> str:
+    """Return a text without secrets, and in valid Unicode, which names of files in messages need not be."""
+    return redact(text).encode(errors="backslashreplace").decode()
+
+
 @dataclass(frozen=True)
 class SampleFailure:
     """Why one sample was set aside.
@@ -47,7 +52,7 @@ class SampleFailure:
     @classmethod
     def told(cls, stage: str, error: str, message: str, trace: str) -> SampleFailure:
         """Describe an exception that another process told of."""
-        return cls(stage, error, redact(message)[:_MESSAGE_CHARACTERS], redact(trace)[-_TRACE_CHARACTERS:])
+        return cls(stage, error, _stored(message)[:_MESSAGE_CHARACTERS], _stored(trace)[-_TRACE_CHARACTERS:])
 
     def to_record(self, index: int) -> dict[str, Any]:
         """Return it as a commit record keeps it, with the sample's index."""

@@ -1,4 +1,4 @@
-"""What people see of a run while it goes on: ``progress`` and ``logging``."""
+"""What people see of a run while it goes on, ``progress`` and ``logging``, and ``deadline``, which ends it in time."""
 
 from __future__ import annotations
 
@@ -31,6 +31,23 @@ class LoggingSettings:
     level: str = setting(default="INFO", fingerprint=False)
 
 
+@dataclass
+class DeadlineSettings:
+    """Settings of ``deadline``. Whatever comes first stops the run; each worker looks at the end of each chunk.
+
+    Attributes:
+        minutes: Minutes from the worker's start; null for none.
+        at: A moment: seconds since 1970, or ISO 8601, as in ``2026-01-31T18:30`` (this machine's time); null for none.
+        margin: Seconds before ``at`` at which to stop.
+        file: A file whose appearance means "stop", on a file system that all workers see; empty for none.
+    """
+
+    minutes: float | None = setting(default=None, fingerprint=False)
+    at: int | float | str | None = setting(default=None, fingerprint=False)
+    margin: float = setting(default=60.0, fingerprint=False)
+    file: str = setting(default="", fingerprint=False)
+
+
 @hookimpl
 def register_components(registry: ComponentRegistry) -> None:
     """Register the first-party callbacks."""
@@ -47,4 +64,11 @@ def register_components(registry: ComponentRegistry) -> None:
         "batchmill_plugins.callbacks._logging:LoggingCallback",
         schema=LoggingSettings,
         summary="Tells Python's logging what happens on each worker.",
+    )
+    registry.add(
+        Kind.CALLBACK,
+        "deadline",
+        "batchmill_plugins.callbacks._deadline:DeadlineCallback",
+        schema=DeadlineSettings,
+        summary="Stops the run, resumable, after a time, before a moment, or when a file appears.",
     )
