@@ -13,12 +13,13 @@ and chance (``scheduler``, ``patches``), and the loops around processes and sock
 is tiny, and its right result is known (``workload``).
 
 A schedule (``schedule``): one to three launches, alone or as 2 or 3 workers, one after another or at the same time,
-while faults strike (``faults``): kills of one process, a launch or all, power loss, pauses, processes stopped for good,
-jumping clocks, preemption, failing calls, full disks, unclear answers, samples that fail. Then faults cease, the wreck
-is checked, and a last launch must complete the run. Where samples have failed, what is wrong with them may be mended and
-they are tried again, under faults (``generations``). Processes that were stopped wake up as zombies, and the power fails
-once more. Two parties judge, and neither trusts Batchmill: ``watcher`` looks at every change at the moment when it is
-made, ``checker`` reads what lies in storage. They know the documented format and the job, nothing else.
+while faults strike (``faults``): kills of one process, a launch or all, power loss, pauses, processes stopped for
+good, jumping clocks, preemption, failing calls, full disks, unclear answers, samples that fail. Then faults cease,
+the wreck is checked, and a last launch must complete the run. Where samples have failed, what is wrong with them may
+be mended and they are tried again, under faults (``generations``). Processes that were stopped wake up as zombies,
+and the power fails once more. Two parties judge, and neither trusts Batchmill: ``watcher`` looks at every change at
+the moment when it is made, ``checker`` reads what lies in storage. They know the documented format and the job,
+nothing else.
 
 Invariants, by the number that a violation begins with:
 

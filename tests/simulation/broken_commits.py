@@ -112,7 +112,8 @@ same_attempt_ids = SimpleNamespace(token_hex=lambda size: "0" * 2 * size)
 
 def announce_first(self: committer.Committer, finished: committer.FinishedChunk) -> None:
     """Tell of the commit before it is done."""
-    self._committed(finished.chunk, {"chunk": finished.chunk, "reports": finished.reports}, True)
+    told = {"chunk": finished.chunk, "reports": finished.reports, "quarantined": finished.quarantined}
+    self._committed(finished.chunk, told, True)
     _committer_commit(self, finished)
 
 

@@ -74,11 +74,11 @@ def leaking_partials(self: reduction.ReducerSet) -> dict[str, Any]:
 
 def start_with_leftovers(self: recovery.ChunkRecovery, chunk: int) -> Any:
     """Process a chunk again on top of what its first try has left in the reducers."""
-    reset, self.reducers.reset = self.reducers.reset, lambda: None  # type: ignore[method-assign]
+    reset, self.reset = self.reset, lambda: None
     try:
         return _start_afresh(self, chunk)
     finally:
-        self.reducers.reset = reset  # type: ignore[method-assign]
+        self.reset = reset
 
 
 # -- reports

@@ -192,6 +192,11 @@ MUTANTS: tuple[Mutant, ...] = (
         "trials that look for bad samples hand nothing over",
         (worker.Worker, "_open_chunk_anew", storage.nothing),
     ),
+    _broken(
+        "retry-shares-folder",
+        "a retry of failed samples stages its parts in folders of its own",
+        (run_directory, "staging_folder", lambda storage, chunk: f"{chunk:08d}"),
+    ),
     # -- the end of a run
     _broken(
         "unsynced-finish",

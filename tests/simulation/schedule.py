@@ -13,7 +13,7 @@ from typing import Any
 from batchmill.engine.retry_view import begin_retry
 
 from . import faults
-from .checker import Snapshot, ViolationError, check_wreck
+from .checker import Snapshot, ViolationError, check_wreck, grid
 from .faults import FaultProfile
 from .generations import Generation, check_results
 from .launches import COMPLETE, INCOMPLETE, Launch
@@ -158,6 +158,13 @@ class _Schedule:
         self._check_endings()
 
     def _recover(self) -> None:
+        """Complete the run; before that, another launch may be stopped half way, and wake up after all is done."""
+        simulation, rng = self._simulation, self._rng
+        if len(self._check_wreck("before recovery")[0]) < len(grid(simulation.workload)) and rng.random() < 0.4:
+            self._start(self._draw_launch(91, join=True))
+            simulation.scheduler.run(simulation.scheduler.steps + int(10 ** rng.uniform(1, 2.3)))
+            for process in simulation.scheduler.processes:
+                simulation.stop_for_good(process)
         self._launch_to_the_end(self._draw_launch(90, join=True))
         self._check_finished("after recovery")
 
@@ -166,14 +173,14 @@ class _Schedule:
         simulation, rng = self._simulation, self._rng
         (run,), (records,) = simulation.watcher.generations, self._check_wreck("before a retry")
         chunks = frozenset(chunk for chunk, record in records.items() if record["quarantined"])
-        if not chunks or rng.random() < 0.3:
+        if not chunks or rng.random() < 0.5:
             return
         simulation.mended = True
         simulation.faults.injected[faults.RETRY] += 1
         begin_retry(simulation.make_storage(), 1, sorted(chunks))
         simulation.watcher.generations.append(run.retry(1, chunks, replace(simulation.workload, bad=())))
         simulation.begin_faults()
-        for number in range(80, 80 + rng.choice((1, 1, 2))):
+        for number in range(80, 80 + rng.choice((1, 2))):
             self._start(self._draw_launch(number))
             simulation.scheduler.run(simulation.scheduler.steps + int(10 ** rng.uniform(1.5, 2.7)))
             self._stop_if_violated()

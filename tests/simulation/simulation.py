@@ -205,6 +205,13 @@ class Simulation:
             if child.parent is process:
                 self.scheduler.kill(child)
 
+    def stop_for_good(self, process: Process) -> None:
+        """Make a process a zombie, which goes on once all is done."""
+        if not process.is_zombie:
+            process.paused_until = math.inf
+            self.faults.injected[faults.ZOMBIE] += 1
+            self._note(f"STOP {process.name}")
+
     def _note(self, text: str) -> None:
         self.scheduler.note(self.scheduler.current, text)
 
