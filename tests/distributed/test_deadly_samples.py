@@ -10,19 +10,20 @@ from checker import check_complete
 from job_requests import job
 from process_fixtures import linux_only
 
+import batchmill.launch.local
 import batchmill.launch.supervisor
 from batchmill import RunRequest, RunResult, Selection, iter_quarantined, read_outputs
 from batchmill.api import run_request
 from batchmill.launch.restarts import Restarts
-from batchmill.launch.supervisor import Patience
+from batchmill.launch.worker_process import Patience
 
 pytestmark = linux_only
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    patience = functools.partial(Patience, batch=2.0, first_batch=10.0, grace=1.0)
-    monkeypatch.setattr(batchmill.launch.supervisor, "Patience", patience)
+    patience = functools.partial(Patience, first_batch=10.0)
+    monkeypatch.setattr(batchmill.launch.local, "Patience", patience)
     monkeypatch.setattr(batchmill.launch.supervisor, "Restarts", functools.partial(Restarts, first_backoff=0.01))
 
 
@@ -30,8 +31,8 @@ def deadly_job(output: Path, run_id: str, nproc: int, process: list[int], load: 
     return job(
         output,
         run_id,
-        nproc=nproc,
         samples=60,
+        launcher=Selection("local", {"nproc": nproc, "batch_timeout": 2.0}),
         processor=Selection("deadly_jobs:Linear", {"deadly": process, "how": how}),
         dataset=Selection("deadly_jobs:Vectors", {"n": 60, "deadly": load, "how": how}),
     )

@@ -11,9 +11,9 @@ from job_requests import job
 from oracle import assert_doubler
 from process_fixtures import linux_only
 
-import batchmill.launch.supervisor
+import batchmill.launch.local
 from batchmill.api import run_request
-from batchmill.launch.supervisor import Patience
+from batchmill.launch.worker_process import Patience
 
 pytestmark = linux_only
 
@@ -22,7 +22,7 @@ pytestmark = linux_only
 def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     # A worker says that it is alive every second, also while it starts; a start on a busy machine takes a few.
     patience = functools.partial(Patience, silence=8.0, chunk=1.0, grace=1.0)
-    monkeypatch.setattr(batchmill.launch.supervisor, "Patience", patience)
+    monkeypatch.setattr(batchmill.launch.local, "Patience", patience)
 
 
 def test_a_stopped_worker_is_killed_and_replaced(

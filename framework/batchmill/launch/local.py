@@ -11,7 +11,8 @@ from batchmill.engine.stopping import StopFlag, grace_of, stop_on_signals
 from batchmill.errors import ConfigError
 from batchmill.launch.environment import EnvironmentLauncher, started_by_launcher
 from batchmill.launch.naming import new_run_id
-from batchmill.launch.supervisor import Patience, Supervisor
+from batchmill.launch.supervisor import Supervisor
+from batchmill.launch.worker_process import Patience
 
 
 class LocalLauncher(Launcher):
@@ -21,12 +22,16 @@ class LocalLauncher(Launcher):
 
     Args:
         nproc: Number of workers.
+        batch_timeout: Seconds for a batch, or ten times as long as the slowest before if that is more, after which its
+            worker is taken to hang and is replaced. A worker's first batch has half an hour.
     """
 
-    def __init__(self, nproc: int = 1) -> None:
+    def __init__(self, nproc: int = 1, batch_timeout: float = 60.0) -> None:
         if nproc < 1:
             raise ConfigError(f"launcher.nproc should be a positive integer, but is {nproc}.")
-        self.nproc = nproc
+        if not batch_timeout > 0:
+            raise ConfigError(f"launcher.batch_timeout should be a positive number of seconds, but is {batch_timeout}.")
+        self.nproc, self.batch_timeout = nproc, batch_timeout
 
     def launch(self, request: RunRequest) -> RunResult:
         """Start the workers and return the result when all have left."""
@@ -41,4 +46,4 @@ class LocalLauncher(Launcher):
         grace = grace_of(os.environ)
         stop = StopFlag(grace)
         with stop_on_signals(stop, leave=False):  # the supervisor itself ends when the grace is over
-            return Supervisor(request, self.nproc, stop, Patience(grace=grace)).run()
+            return Supervisor(request, self.nproc, stop, Patience(batch=self.batch_timeout, grace=grace)).run()

@@ -8,14 +8,10 @@ port is opened and no collective is used. The supervisor never imports torch.
 
 from __future__ import annotations
 
-import os
 import selectors
 import signal
-import socket
-import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from typing import Any
 
 from batchmill import errors
@@ -24,55 +20,17 @@ from batchmill.engine.assembly import Assembler, open_storage
 from batchmill.engine.cores import available_cores
 from batchmill.engine.finish import confirmed_result, result_of
 from batchmill.engine.run_directory import join_url, open_existing
-from batchmill.engine.stopping import DEFAULT_GRACE, StopFlag
+from batchmill.engine.stopping import StopFlag
 from batchmill.launch.callbacks import build_callbacks
-from batchmill.launch.channel import Channel
 from batchmill.launch.chunk_board import ChunkBoard
-from batchmill.launch.local_worker import CHANNEL_VARIABLE
 from batchmill.launch.progress import ProgressTicker
 from batchmill.launch.restarts import Restarts
 from batchmill.launch.run_lock import RunLock
 from batchmill.launch.suspects import Suspects
+from batchmill.launch.worker_process import Patience, WorkerProcess, sweep_session
 from batchmill.plugin_manager import get_catalog, make_run_manager
 
 _TICK = 0.2
-# How many times slower than the slowest before a batch may be.
-_SLOWER = 10
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long a supervisor waits, in seconds.
-
-    Attributes:
-        silence: For a sign of life from a worker, which sends one every second.
-        chunk: For any chunk to be committed while a worker is idle, before the idle one gets a copy of a chunk.
-        batch: For a worker to come to the end of a batch, or ten times as long as its slowest one took if that is more.
-        first_batch: For a worker to come to the end of its first batch, in which models are compiled.
-        grace: For workers to leave after a stop, or after the run is complete without them.
-    """
-
-    silence: float = 60.0
-    chunk: float = 60.0
-    batch: float = 60.0
-    first_batch: float = 1800.0
-    grace: float = DEFAULT_GRACE
-
-
-@dataclass
-class _Worker:
-    """One worker process, as its supervisor sees it."""
-
-    rank: int
-    process: subprocess.Popen[bytes]
-    channel: Channel
-    heard: float
-    samples: int = 0
-    steps: int = 0
-    slowest: float = 0.0
-    processing: int | None = None
-    moved: float = 0.0
-    ended: dict[str, Any] | None = None
 
 
 class Supervisor:
@@ -97,7 +55,7 @@ class Supervisor:
         self._request, self._nproc, self._stop = request, nproc, stop
         self._patience, self._restarts = patience or Patience(), restarts or Restarts()
         self._message = request.to_json()
-        self._workers: dict[int, _Worker] = {}
+        self._workers: dict[int, WorkerProcess] = {}
         self._past_samples: dict[int, int] = {}
         self._board: ChunkBoard | None = None
         self._moved = time.monotonic()
@@ -141,34 +99,19 @@ class Supervisor:
         return result_of(run, confirmed_result(run), self._stop.reason)
 
     def _start(self, rank: int) -> None:
-        ours, theirs = socket.socketpair()
         threads = self._request.threads or max(1, available_cores() // self._nproc)
-        environment = {
-            **os.environ,
-            "RANK": str(rank),
-            "WORLD_SIZE": str(self._nproc),
-            "LOCAL_RANK": str(rank),
-            "LOCAL_WORLD_SIZE": str(self._nproc),
-            "OMP_NUM_THREADS": str(threads),
-            CHANNEL_VARIABLE: str(theirs.fileno()),
-        }
-        process = subprocess.Popen(
-            [sys.executable, "-m", "batchmill.launch.local_worker"],
-            env=environment,
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C reaches the supervisor alone, and loader processes die with their worker
-        )
-        theirs.close()
-        worker = _Worker(rank, process, Channel(ours), heard=time.monotonic())
+        worker = WorkerProcess.start(rank, self._nproc, threads)
         worker.channel.send("request", request=self._message)
-        worker.channel.send("suspects", chunks=self._suspects.chunks, limit=self._patience.batch)
+        self._tell_suspects(worker)
         self._workers[rank] = worker
         self._selector.register(worker.channel, selectors.EVENT_READ, worker)
 
+    def _tell_suspects(self, worker: WorkerProcess) -> None:
+        worker.channel.send("suspects", chunks=self._suspects.chunks, limit=self._patience.batch)
+
     def _step(self, assembler: Assembler) -> None:
         for key, _ in self._selector.select(_TICK):
-            worker: _Worker = key.data
+            worker: WorkerProcess = key.data
             messages = worker.channel.receive()
             if messages is None:
                 self._left(worker)
@@ -186,7 +129,7 @@ class Supervisor:
         for rank in self._restarts.due(time.monotonic()):
             self._start(rank)
 
-    def _handle(self, worker: _Worker, message: dict[str, Any], assembler: Assembler) -> None:
+    def _handle(self, worker: WorkerProcess, message: dict[str, Any], assembler: Assembler) -> None:
         match message["kind"]:
             case "opened":
                 self._opened(message, assembler)
@@ -197,12 +140,8 @@ class Supervisor:
                 assert self._board is not None
                 self._moved = time.monotonic()
                 self._answer(self._board.commit(message["chunk"]))
-            case "progress":
-                if message["steps"] != worker.steps:
-                    worker.moved = worker.heard
-                worker.samples, worker.steps, worker.slowest = message["samples"], message["steps"], message["slowest"]
-            case "processing":
-                worker.processing, worker.moved = message["chunk"], worker.heard
+            case "progress" | "processing":
+                worker.note(message)
             case "worked":
                 self._moved = time.monotonic()
                 self._worked.add(worker.rank)
@@ -229,18 +168,18 @@ class Supervisor:
             if rank in self._workers:
                 self._workers[rank].channel.send("chunk", chunk=chunk)
 
-    def _left(self, worker: _Worker) -> None:
+    def _left(self, worker: WorkerProcess) -> None:
         self._selector.unregister(worker.channel)
         worker.channel.close()
         code = worker.process.wait()
         del self._workers[worker.rank]
-        _sweep_session(worker.process.pid)
+        sweep_session(worker.process.pid)
         self._past_samples[worker.rank] = self._past_samples.get(worker.rank, 0) + worker.samples
         died = worker.ended is None and not self._stop.requested
         if died and self._suspects.died(worker.processing):
             self._restarts.forgive(2)  # the chunk is to blame, and will not do it again
             for other in self._workers.values():
-                other.channel.send("suspects", chunks=self._suspects.chunks, limit=self._patience.batch)
+                self._tell_suspects(other)
         if self._board is not None:
             self._answer(self._board.leave(worker.rank))
         if worker.ended is not None or self._failure is not None or self._stop.requested:
@@ -249,7 +188,7 @@ class Supervisor:
             return  # the run was finished without it
         self._restart(worker, code)
 
-    def _restart(self, worker: _Worker, code: int) -> None:
+    def _restart(self, worker: WorkerProcess, code: int) -> None:
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
         backoff = self._restarts.died(worker.rank, time.monotonic())
         if backoff is not None:
@@ -284,18 +223,10 @@ class Supervisor:
     def _watch(self, now: float) -> None:
         """Kill the silent, copy the chunks of the slow, and part from those whom the run was finished without."""
         for worker in self._workers.values():
-            limit = self._patience.first_batch
-            if worker.steps:
-                limit = max(self._patience.batch, _SLOWER * worker.slowest)
-            if now - worker.heard > self._patience.silence:
-                what = f"has given no sign of life for {self._patience.silence:.0f} s"
-            elif worker.processing is not None and now - worker.moved > limit:
-                what = f"has not come to the end of a batch of chunk {worker.processing} for {limit:.0f} s"
-            else:
-                continue
-            print(f"batchmill: worker {worker.rank} {what}; it is killed", file=sys.stderr)
-            worker.process.kill()
-            worker.heard = worker.moved = now  # its death is seen at the end of its channel
+            if (what := worker.overdue(self._patience, now)) is not None:
+                print(f"batchmill: worker {worker.rank} {what}; it is killed", file=sys.stderr)
+                worker.process.kill()
+                worker.heard = worker.moved = now  # its death is seen at the end of its channel
         if self._worked:
             if now - self._moved > self._patience.grace:
                 for worker in self._workers.values():
@@ -307,22 +238,13 @@ class Supervisor:
 
     def _kill_all(self) -> None:
         for worker in self._workers.values():
-            worker.process.kill()
-            _sweep_session(worker.process.pid)
+            worker.kill()
 
     def _samples_by_rank(self) -> dict[int, int]:
         samples = dict(self._past_samples)
         for rank, worker in list(self._workers.items()):
             samples[rank] = samples.get(rank, 0) + worker.samples
         return samples
-
-
-def _sweep_session(pid: int) -> None:
-    """Kill what is left of a worker's session: its loader processes."""
-    try:
-        os.killpg(pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass  # nothing is left, which is the usual case
 
 
 def _rebuild_error(failure: dict[str, Any]) -> errors.BatchmillError:

@@ -14,9 +14,16 @@ class NoSettings:
 
 @dataclass
 class LocalSettings:
-    """Settings of ``local``: ``nproc`` is the number of workers on this machine."""
+    """Settings of ``local``.
+
+    Attributes:
+        nproc: Number of workers on this machine.
+        batch_timeout: Seconds for a batch, or ten times as long as the slowest before if that is more, after which its
+            worker is taken to hang and is replaced.
+    """
 
     nproc: int = 1
+    batch_timeout: float = 60.0
 
 
 @hookimpl
