@@ -40,6 +40,19 @@ class LoaderProcesses:
         """Return whether one of them has ended."""
         return any(not process.is_alive() for process in self._processes)
 
+    def what_happened(self, error: Exception) -> tuple[str, str]:
+        """Return the name and the text of an error that reading from the loader raised.
+
+        PyTorch's own texts depend on who noticed first, and may be empty.
+        """
+        for process in self._processes:
+            if code := process.exitcode:
+                how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+                return "ProcessDied", f"A loader process {how}."
+        if "timed out" in str(error):
+            return "Hung", f"A loader process did not come to an end: {error}."
+        return type(error).__name__, str(error) or "A loader process ended while it was being read from."
+
     @contextmanager
     def reading(self) -> Iterator[None]:
         """Hear of deaths in the block, and of those of these processes since the last one.

@@ -107,6 +107,10 @@ class ReadAhead:
         """Return whether one of the loader's processes has ended."""
         return self._children.died()
 
+    def failure(self, error: Exception) -> ReadFailure:
+        """Describe an error that reading raised, without the error itself, whose frames would keep the processes."""
+        return ReadFailure(*self._children.what_happened(error))
+
     def next_keys(self) -> Iterator[tuple[int, ...]]:
         """Return the keys of the reading that begins now."""
         return self._keys
@@ -158,10 +162,11 @@ class RowReader:
             try:
                 (batch,) = self._loader.read(iter([tuple(indices)]))
             except LOADER_ERRORS as error:  # the process died, or took too long
-                ours = self._loader.died() or "timed out" in str(error)
+                failure = self._loader.failure(error)
+                ours = self._loader.died() or failure.error == "Hung"
                 self.close()
                 if ours or tries == _MOST_TRIES:
-                    return ReadFailure(type(error).__name__, told(error), cause=error.with_traceback(None))
+                    return failure
             else:
                 break
         return batch
@@ -171,11 +176,6 @@ class RowReader:
         if self._loader is not None:
             self._loader.close()
             self._loader = None
-
-
-def told(error: Exception) -> str:
-    """Return what a loader's error says; a process that was killed may be heard of as an end of file with no text."""
-    return str(error) or "A loader process ended while it was being read from."
 
 
 class _Pick:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch.utils.data import IterableDataset
 
 from batchmill.contracts.dataset import BatchReadable
 from batchmill.engine.grid import Grid
-from batchmill.engine.loading import LOADER_ERRORS, ReadAhead, RowReader, told
+from batchmill.engine.loading import LOADER_ERRORS, ReadAhead, RowReader
 from batchmill.engine.ranges import ReadFailure, range_reader
 from batchmill.errors import ConfigError
 
@@ -129,11 +130,10 @@ class BatchSource:
             except LOADER_ERRORS as error:  # a loader process died, perhaps over a later batch, or took too long
                 if not asked:
                     raise
-                message = f"{told(error)} Batches up to {asked[-1]} were being read."
+                failure = self._ahead.failure(error)
+                failure = replace(failure, message=f"{failure.message} Batches up to {asked[-1]} were being read.")
                 batch_idx = asked.popleft()
                 self._ahead.close()  # at once: its other processes may be about to die, too
-                # Without its traceback, whose frames would keep the dead loader's processes.
-                failure = ReadFailure(type(error).__name__, message, cause=error.with_traceback(None))
                 yield self._grid.chunk_of_batch(batch_idx), batch_idx, failure
                 # Whoever still listens goes on without that batch, with new processes.
                 self._ahead = self._loader()
