@@ -3,12 +3,15 @@
 Every reducer reads columns of what the processor returned, or else of the batch: tensors on any device,
 arrays, or lists. A sample's value may itself be an array; then each of its elements counts. A metric over no
 values is null, except for counts. Values that a metric cannot stand for (NaN, and infinity in all but
-``histogram``) are an error that names the column and the sample's place.
+``histogram`` and the scores of ``roc_auc``) are an error that names the column and the sample's place.
+
+``quantile`` and ``roc_auc`` read the committed rows when the run is complete: only columns that the processor
+returns, and not with ``writer=none``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import batchmill
@@ -71,6 +74,32 @@ class HistogramSettings:
     high: float
 
 
+@dataclass
+class QuantileSettings:
+    """Settings of ``quantile``.
+
+    Attributes:
+        column: Name of a column that the processor returns.
+        q: Which quantiles, from 0 to 1.
+    """
+
+    column: str
+    q: list[float] = field(default_factory=lambda: [0.25, 0.5, 0.75])
+
+
+@dataclass
+class RocAucSettings:
+    """Settings of ``roc_auc``.
+
+    Attributes:
+        score: Column of scores that the processor returns, higher for samples that are more likely positive.
+        label: Column of labels that the processor returns, 0 and 1 or false and true.
+    """
+
+    score: str = "score"
+    label: str = "label"
+
+
 @batchmill.hookimpl
 def register_components(registry: batchmill.ComponentRegistry) -> None:
     """Register the first-party reducers."""
@@ -108,4 +137,18 @@ def register_components(registry: batchmill.ComponentRegistry) -> None:
         "batchmill_plugins.reducers._histogram:Histogram",
         schema=HistogramSettings,
         summary="Counts below, in each bin and above, as one list.",
+    )
+    registry.add(
+        batchmill.Kind.REDUCER,
+        "quantile",
+        "batchmill_plugins.reducers._rows:Quantile",
+        schema=QuantileSettings,
+        summary="Exact quantiles of a returned column, as a list; 8 bytes of memory a value at the end.",
+    )
+    registry.add(
+        batchmill.Kind.REDUCER,
+        "roc_auc",
+        "batchmill_plugins.reducers._rows:RocAuc",
+        schema=RocAucSettings,
+        summary="Exact area under the ROC curve of binary labels, both columns returned; 8 bytes of memory a value.",
     )

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from batchmill import ColumnReducer, ReducerError, hookimpl
+from batchmill import ColumnReducer, MetricReducer, ReducerError, hookimpl
 
 _NUMBER_KINDS = "biuf"
 
@@ -130,6 +130,12 @@ def refuse_values(column: FlatColumn, bad: npt.NDArray[np.bool_]) -> None:
         raise BadColumnError(f"holds {column.values[position]}", column.row_of(position))
 
 
+def refused(reducer: MetricReducer, column: str, error: BadColumnError, place: str) -> ReducerError:
+    """Return the error to raise for a column that cannot be reduced; ``place`` is where its rows are from."""
+    where = f"in {place}" if error.row is None else f"at row {error.row} of {place}"
+    return ReducerError(f"{type(reducer).__name__} cannot use column {column!r}: it {error.problem} {where}.")
+
+
 class PlacedReducer(ColumnReducer):
     """A column reducer whose errors name the column, the batch and the row."""
 
@@ -143,9 +149,7 @@ class PlacedReducer(ColumnReducer):
 
     def refusal(self, column: str, error: BadColumnError) -> ReducerError:
         """Return the error to raise for a column that cannot be reduced."""
-        batch = "the batch" if self._batch_idx is None else f"batch {self._batch_idx}"
-        place = f"in {batch}" if error.row is None else f"at row {error.row} of {batch}"
-        return ReducerError(f"{type(self).__name__} cannot use column {column!r}: it {error.problem} {place}.")
+        return refused(self, column, error, "the batch" if self._batch_idx is None else f"batch {self._batch_idx}")
 
 
 def _read_plain_list(values: Sequence[Any]) -> FlatColumn | None:

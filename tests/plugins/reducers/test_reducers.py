@@ -76,7 +76,8 @@ RESULTS = {
 
 
 def test_every_registered_reducer_is_listed_here(registry):
-    assert registry.names(batchmill.Kind.REDUCER) == sorted(SETTINGS) == sorted(RESULTS)
+    of_rows = {"quantile", "roc_auc"}  # see test_row_reducers.py
+    assert set(registry.names(batchmill.Kind.REDUCER)) - of_rows == set(SETTINGS) == set(RESULTS)
 
 
 @pytest.mark.parametrize("name", sorted(SETTINGS))
