@@ -117,7 +117,9 @@ def test_tables_and_facts_are_tame(capsys: pytest.CaptureFixture[str]) -> None:
     assert_tame(capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("verb", [["show"], ["show", "--json"], ["verify"], ["quarantined"], ["quarantined", "--jsonl"]])
+@pytest.mark.parametrize(
+    "verb", [["show"], ["show", "--json"], ["verify"], ["quarantined"], ["quarantined", "--jsonl"]]
+)
 def test_looking_at_a_run_is_tame(verb: list[str], tmp_path: Path) -> None:
     run(tmp_path, hparams={"fails": True}, writer="jsonl")
     done = CliRunner().invoke(app, [verb[0], str(tmp_path / "x"), *verb[1:]])

@@ -72,7 +72,7 @@ def started_by_launcher(environ: Mapping[str, str]) -> bool:
     """Return whether a launcher made this process one of several workers."""
     # Only srun describes a step. A batch script has a SLURM_PROCID and the job's SLURM_NTASKS too, but is alone.
     return ("RANK" in environ and "WORLD_SIZE" in environ) or (
-        "SLURM_PROCID" in environ and int(environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
+        "SLURM_PROCID" in environ and environ.get("SLURM_STEP_NUM_TASKS", "1") != "1"
     )
 
 
@@ -96,8 +96,6 @@ def read_environment(environ: Mapping[str, str]) -> DistributedContext:
             "SLURM_NODEID",
             "SLURM_STEP_NUM_NODES",
         )
-        if names[3] in environ:
-            environ = {**environ, names[3]: _tasks_on_node(environ[names[3]], int(environ.get(names[4], "0")))}
     else:
         raise ConfigError(
             "launcher=environment needs RANK and WORLD_SIZE (torchrun, Kubernetes) or SLURM_PROCID and "
@@ -105,23 +103,27 @@ def read_environment(environ: Mapping[str, str]) -> DistributedContext:
         )
     try:
         rank, size = int(environ[names[0]]), int(environ[names[1]])
-        local_size = int(environ.get(names[3], size))
+        local_size = _tasks_on_node(environ.get(names[3], str(size)), int(environ.get(names[4], "0")))
         local_rank = int(environ.get(names[2], rank % local_size))
         cross_size = int(environ.get(names[5], -(-size // local_size)))
         cross_rank = int(environ.get(names[4], rank // local_size))
         return DistributedContext(rank, size, local_rank, local_size, cross_rank, cross_size)
-    except ValueError as error:
+    except (ValueError, ZeroDivisionError) as error:
         given = ", ".join(f"{name}={environ[name]}" for name in names if name in environ)
         raise ConfigError(f"The environment describes no worker: {error} Given: {given}.") from error
 
 
-def _tasks_on_node(tasks_per_node: str, node: int) -> str:
-    """Return how many tasks a node has, from SLURM's way to write it: ``4(x2),3`` for 4, 4 and 3."""
-    counts: list[str] = []
+def _tasks_on_node(tasks_per_node: str, node: int) -> int:
+    """Return how many tasks a node has: from a number, or SLURM's way to write them, ``4(x2),3`` for 4, 4 and 3."""
+    if tasks_per_node.strip().isdigit():
+        return int(tasks_per_node)
+    before = 0
     for item in tasks_per_node.split(","):
         count, _, times = item.partition("(x")
-        counts += [count] * int(times.rstrip(")") or 1)
-    return counts[node]
+        before += int(times.rstrip(")") or 1)
+        if node < before:
+            return int(count)
+    raise ValueError(f"{tasks_per_node!r} tells of {before} nodes, and this is node {node}.")
 
 
 def agree_on_run_id(

@@ -63,6 +63,32 @@ def test_a_rank_that_cannot_be_is_refused(rank: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "changes",
+    [
+        {"SLURM_STEP_NUM_TASKS": "many"},
+        {"SLURM_STEP_NUM_TASKS": ""},
+        {"SLURM_STEP_TASKS_PER_NODE": "x"},
+        {"SLURM_STEP_TASKS_PER_NODE": "4(x2"},
+        {"SLURM_STEP_TASKS_PER_NODE": "4(x)"},
+        {"SLURM_STEP_TASKS_PER_NODE": "4(x2)"},
+        {"SLURM_STEP_TASKS_PER_NODE": "0", "SLURM_LOCALID": ""},
+        {"SLURM_NODEID": "$(touch x)"},
+        {"SLURM_NODEID": "99"},
+    ],
+    ids=str,
+)
+def test_a_step_that_cannot_be_is_refused(changes: dict[str, str]) -> None:
+    assert started_by_launcher({**SRUN, **changes})
+    with pytest.raises(ConfigError, match=r"describes no worker: .* Given: SLURM_PROCID=9"):
+        read_environment({**SRUN, **changes})
+
+
+def test_a_step_on_a_thousand_million_nodes_takes_no_memory() -> None:
+    environ = {**SRUN, "SLURM_STEP_TASKS_PER_NODE": "3(x1000000000),4", "SLURM_STEP_NUM_NODES": "4"}
+    assert read_environment(environ).local_size == 3
+
+
+@pytest.mark.parametrize(
     ("environ", "expected"),
     [
         ({"BATCHMILL_RUN_ID": "mine", "SLURM_JOB_ID": "7"}, ["mine", "mine"]),
