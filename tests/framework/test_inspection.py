@@ -226,6 +226,19 @@ def test_a_flipped_bit_anywhere_is_found(made, tmp_path):
     assert verify_run(str(copy)).ok
 
 
+def test_a_flip_that_leaves_the_json_equal_is_found(output):
+    """``1e-05`` and ``1E-05`` differ in one bit, and are one value to every JSON parser."""
+    record = output / PARTIAL / "commits" / "00000001.json"
+    reseal(record, reports=[{"value": 1e-05}])
+    assert verify_run(str(output / PARTIAL)).ok
+    data = record.read_bytes()
+    assert data.count(b"1e-05") == 1
+    record.write_bytes(data.replace(b"1e-05", b"1E-05"))
+    assert json.loads(record.read_bytes()) == json.loads(data)
+    (problem,) = verify_run(str(output / PARTIAL)).problems
+    assert "commits/00000001.json is damaged: it is not laid out as it was written" in problem
+
+
 def test_a_missing_file_is_found(output):
     for folder in ("parts", "files"):
         victim = next(path for path in files_of(output / PARTIAL) if folder in path.parts)
