@@ -37,7 +37,7 @@ From the repository's root:
 
     python -m tests.simulation campaign --seeds 200000 --processes 2   schedules; counts of faults; violations
     python -m tests.simulation replay 4711                             every step of one schedule
-    python -m tests.simulation replay 4711 --mutant record-first      the same with a broken rule
+    python -m tests.simulation replay 4711 --mutant record-first       the same with a broken rule
     python -m tests.simulation mutants --seeds 200                     the share of schedules that exposes each mutant
     python -m pytest tests/simulation                                  what is run at each change
     python -m pytest tests/simulation -m campaign                      the long campaign
