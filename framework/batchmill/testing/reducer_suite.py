@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 _MOST_BATCHES, _MOST_WORKERS = 6, 3
 # Many reducers are tested beside each other; a hypothesis profile with more examples makes it thorough.
-_EXAMPLES = max(1, settings().max_examples // 5)
+_EXAMPLES = max(20, settings().max_examples // 5)
 
 
 def _property(test: Callable[..., None]) -> Callable[..., None]:

@@ -8,9 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchmill import MetricReducer, Reducer, ReducerError
-from batchmill.engine.reduction import FunctionReducer, ReducerSet, ValueReducer, plain_metric
+from batchmill import ConfigError, CorruptRunError, Law, MetricReducer, Reducer, ReducerError, RowReducer, Writer
+from batchmill.engine.plain_metrics import plain_metric
+from batchmill.engine.reduction import ReducerSet
 from batchmill.engine.serialization import canonical_json
+from batchmill.engine.value_reducers import FunctionReducer, ValueReducer
 
 numbers = st.floats(min_value=-1e200, max_value=1e200)
 weights = st.floats(min_value=1e-3, max_value=1e3)
@@ -124,6 +126,39 @@ def test_ready_made_reductions_refuse_what_is_not_finite(value):
         with pytest.raises(ReducerError, match=f"Reducer.{member.name} was given"):
             reducer.update(value)
         assert reducer.cross_slot_reduce([reducer.per_slot_reduce()]) in (None, 0.0), "nothing was added"
+
+
+@pytest.mark.parametrize(
+    ("values", "largest", "smallest"),
+    [
+        ([0.0, -0.0], 0.0, 0.0),
+        ([1, 1.0], 1, 1),
+        ([True, 1.0, 0.5], 1, 0.5),
+        ([2**53, 2**53 + 1], 2**53 + 1, 2**53),
+        ([torch.tensor(2**53 + 1), float(2**53)], 2**53 + 1, float(2**53)),
+    ],
+    ids=str,
+)
+def test_extremes_are_the_same_in_any_order(values, largest, smallest):
+    for order in (values, values[::-1]):
+        found = run([[(value,)] for value in order], (Reducer.MAX, "max"), (Reducer.MIN, "min"))
+        assert repr(found) == repr({"max": largest, "min": smallest})
+        found = run([[(value,) for value in order]], (Reducer.MAX, "max"), (Reducer.MIN, "min"))
+        assert repr(found) == repr({"max": largest, "min": smallest})
+
+
+def test_sums_of_large_integers_are_exact():
+    values = [(2**53 + 1,), (2**53 + 1,), (torch.tensor(2**62),), (-(2**62),), (2**63 + 1,), (-(2**63),)]
+    assert run([values], (Reducer.SUM, "sum")) == {"sum": float(2**54 + 3)}
+    assert run([[(2**53 + 1,)], [(2**53 + 3,)]], (Reducer.AVG, "mean")) == {"mean": float(2**53 + 2)}
+
+
+@pytest.mark.parametrize("weight", [math.nan, math.inf, 1e300])
+def test_an_average_refuses_weights_with_which_it_would_not_be_finite(weight):
+    reducer = ValueReducer(Reducer.AVG)
+    with pytest.raises(ReducerError, match=r"Reducer.AVG was given 10000000000.0 with weight .*; expected finite numbers"):
+        reducer.update(1e10, weight)
+    assert reducer.cross_slot_reduce([reducer.per_slot_reduce()]) is None
 
 
 @given(st.lists(st.lists(st.integers(), max_size=3), min_size=1, max_size=5))
@@ -316,3 +351,107 @@ def test_metrics_become_plain_json(value, expected):
 def test_metrics_that_are_no_json_are_refused_by_name(value, message):
     with pytest.raises(ReducerError, match=message):
         plain_metric("m", value)
+
+
+class Rows(RowReducer):
+    """Whatever its rows are told to give."""
+
+    def __init__(self, give=lambda tables: sum(1 for _ in tables)):
+        super().__init__("x")
+        self.give = give
+
+    def reduce_rows(self, tables):
+        return self.give(tables)
+
+
+class KeepsRows(Writer):
+    extension = "bin"
+
+    def encode(self, output):
+        raise AssertionError("nothing is written here")
+
+    def decode(self, data):
+        raise AssertionError("nothing is read here")
+
+
+class KeepsNothing(KeepsRows):
+    extension = ""
+
+
+class ThreeTables:
+    """Stands for the rows of a run; tells whether the last pass over them was ended."""
+
+    closed = 0
+
+    def tables(self, writer, reducer):
+        assert isinstance(writer, KeepsRows)
+        try:
+            yield from [reducer.columns] * 3
+        finally:
+            self.closed += 1
+
+
+def fold_rows(*wraps, writer=KeepsRows):
+    reducers, rows = ReducerSet(writer()), ThreeTables()
+    for reducer, name in wraps:
+        reducers.wrap(reducer, name)
+    partials = stored(reducers.take_partials())
+    return reducers.fold_rows(rows, reducers.fold([partials, partials])), rows
+
+
+def test_reducers_of_rows_have_no_partial_and_read_the_rows_in_the_end():
+    first = Rows(next)
+    found, rows = fold_rows((Rows(), "tables"), (Total(), "total"), (first, "columns"))
+    assert found == {"tables": 3, "total": 0, "columns": ["x"]}
+    assert rows.closed == 2, "also the pass that was not gone through"
+    with pytest.raises(ReducerError, match="Rows is computed from committed rows by reduce_rows, not from partials"):
+        first.cross_slot_reduce([None])
+
+
+def test_metrics_of_rows_are_checked_and_named_like_all_others():
+    assert fold_rows((Rows(lambda tables: {"a": 1, "b": 2}), None))[0] == {"a": 1, "b": 2}
+    with pytest.raises(ReducerError, match="'same', which another reducer gave already"):
+        fold_rows((Total(), "same"), (Rows(lambda tables: {"same": 1}), None))
+    with pytest.raises(ReducerError, match="Metric 'nan' is nan"):
+        fold_rows((Rows(lambda tables: math.nan), "nan"))
+    with pytest.raises(ReducerError, match=r"'mine' \(Rows\) failed: ZeroDivisionError"):
+        fold_rows((Rows(lambda tables: 1 / 0), "mine"))
+
+
+def test_a_damaged_part_is_not_the_reducers_fault():
+    def read(tables):
+        raise CorruptRunError("parts/x is damaged")
+
+    with pytest.raises(CorruptRunError, match="parts/x is damaged"):
+        fold_rows((Rows(read), "mine"))
+
+
+def test_a_writer_that_keeps_nothing_refuses_reducers_of_rows_only():
+    reducers = ReducerSet(KeepsNothing())
+    reducers.wrap(Total(), "total")
+    with pytest.raises(
+        ConfigError, match=r"'mine' \(Rows\) is computed from the .*KeepsNothing\) keeps none"
+    ):
+        reducers.wrap(Rows(), "mine")
+    assert reducers.names == ["total"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "law", "expected"),
+    [
+        (Total, Law.ROWS, r"expected exact or ordered \(rows is for subclasses of batchmill.RowReducer"),
+        (Total, "sloppy", "expected exact or ordered"),
+        (Total, None, "expected exact or ordered"),
+        (Rows, Law.EXACT, "expected rows"),
+    ],
+)
+def test_a_law_that_cannot_be_is_refused(kind, law, expected):
+    lawless = type("Lawless", (kind,), {"law": law})
+    with pytest.raises(ReducerError, match=rf"'mine' \(Lawless\) declares law .*; {expected}"):
+        ReducerSet().wrap(lawless(), "mine")
+
+
+def test_a_law_may_be_given_as_text():
+    reducers = ReducerSet()
+    reducers.wrap(type("Textual", (Total,), {"law": "exact"})(), "mine")
+    assert reducers.names == ["mine"]
