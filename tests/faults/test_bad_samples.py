@@ -16,6 +16,7 @@ from process_fixtures import linux_only
 
 import batchmill
 from batchmill.contracts.run import Selection
+from batchmill.engine import micro_batching
 
 pytestmark = linux_only
 
@@ -307,6 +308,12 @@ def test_an_error_of_the_engines_own_is_no_samples_fault(output: Path) -> None:
 
     with pytest.raises(batchmill.OutputError, match="Column 'y' has 1 values"):
         batchmill.torch_batch_process(Wrong, Planted(N), BATCH, output=output, run_id="run")
+
+
+@pytest.fixture(autouse=True)
+def no_collection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Collecting garbage takes long in the process of many tests."""
+    monkeypatch.setattr(micro_batching, "free_memory", lambda: None)
 
 
 @pytest.fixture(autouse=True)

@@ -13,10 +13,18 @@ from process_fixtures import linux_only
 
 import batchmill
 from batchmill.contracts.run import Selection
+from batchmill.engine import micro_batching
 
 pytestmark = linux_only
 
 N, BATCH, INTERVAL = 440, 48, 2  # ten batches, five chunks, the last batch of eight samples
+
+
+@pytest.fixture(autouse=True)
+def no_collection(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Collecting garbage takes long in the process of many tests; one test does."""
+    if "two_runs" not in request.node.name:
+        monkeypatch.setattr(micro_batching, "free_memory", lambda: None)
 
 
 def process(output: Path, run_id: str, **settings: Any) -> list[tuple[int, int]]:

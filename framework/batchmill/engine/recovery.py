@@ -248,9 +248,11 @@ class ChunkRecovery:
         """Set a row aside that does not fit into memory, because of which the others were cut into pieces."""
         failure = failure_of(problem)
         self._give_up_on_samples_if_asked(batch_idx, failure)
-        self._isolated.pop(batch_idx, None)
         self._set_aside(chunk, batch_idx, {position: failure})
+        self._isolated.pop(batch_idx, None)
         self.run.restore(self._size)
+        # What was found in pieces since then is found again, now that whole batches may fit.
+        self._isolated = {number: found for number, found in self._isolated.items() if found.pieces == self._size}
 
     def _set_aside(self, chunk: int, batch_idx: int, failures: Mapping[int, SampleFailure]) -> None:
         start = self.grid.batch_range(batch_idx)[0]
