@@ -156,7 +156,7 @@ def test_sums_of_large_integers_are_exact():
 @pytest.mark.parametrize("weight", [math.nan, math.inf, 1e300])
 def test_an_average_refuses_weights_with_which_it_would_not_be_finite(weight):
     reducer = ValueReducer(Reducer.AVG)
-    with pytest.raises(ReducerError, match=r"Reducer.AVG was given 10000000000.0 with weight .*; expected finite numbers"):
+    with pytest.raises(ReducerError, match=r"given 10000000000.0 with weight .*; expected finite"):
         reducer.update(1e10, weight)
     assert reducer.cross_slot_reduce([reducer.per_slot_reduce()]) is None
 
@@ -429,9 +429,7 @@ def test_a_damaged_part_is_not_the_reducers_fault():
 def test_a_writer_that_keeps_nothing_refuses_reducers_of_rows_only():
     reducers = ReducerSet(KeepsNothing())
     reducers.wrap(Total(), "total")
-    with pytest.raises(
-        ConfigError, match=r"'mine' \(Rows\) is computed from the .*KeepsNothing\) keeps none"
-    ):
+    with pytest.raises(ConfigError, match=r"'mine' \(Rows\) is computed from the .*KeepsNothing\) keeps none"):
         reducers.wrap(Rows(), "mine")
     assert reducers.names == ["total"]
 

@@ -130,6 +130,14 @@ def test_extremes_of_signed_zeros_do_not_depend_on_order(values, kind):
     assert math.copysign(1, result) == 1
 
 
+@pytest.mark.parametrize(("kind", "expected"), [(Min, 0), (Max, 1)])
+def test_extremes_of_integers_among_floats_do_not_depend_on_order(kind, expected):
+    batches = [[0, 1], [0.0, 1.0], [False, True]]
+    for order in itertools.permutations(batches):
+        assert repr(reduce_in_chunks(kind("x"), [[(values,)] for values in order])) == str(expected)
+        assert repr(reduce_in_chunks(kind("x"), [[(values,) for values in order]])) == str(expected)
+
+
 LABELS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)))
 
 
