@@ -11,9 +11,13 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any
+
+# Seconds in which a process whose connection broke has ended.
+_LAST_MOMENT = 1.0
 
 _TORCH = "torch.utils.data._utils.signal_handling"
 
@@ -45,6 +49,9 @@ class LoaderProcesses:
 
         PyTorch's own texts depend on who noticed first, and may be empty.
         """
+        if isinstance(error, (OSError, EOFError)):
+            # A connection breaks a moment before the process that held it can be seen to be dead.
+            connection.wait([process.sentinel for process in self._processes], _LAST_MOMENT)
         for process in self._processes:
             if code := process.exitcode:
                 how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
