@@ -53,6 +53,7 @@ def test_ranks_without_a_launcher_listen_nowhere(launch: Launcher, output: Path,
         rank.finish(0)
 
 
+@pytest.mark.campaign
 def test_under_torchrun_only_its_agent_listens(launch: Launcher, output: Path, options: str) -> None:
     group = launch("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", SCRIPT, options)
     until(lambda: committed_chunks(output / "run") >= 2, "some chunks", 60)
