@@ -25,6 +25,7 @@ from batchmill.errors import (
     EXIT_ERROR_BUDGET,
     EXIT_PREEMPTED,
     AlreadyRunningError,
+    ConfigError,
     RunNotFoundError,
     StorageError,
 )
@@ -97,8 +98,9 @@ def repair_run(run: str, *, nproc: int | None = None, resume: bool = True) -> Re
         folder = set_aside(storage, unread) if unread.paths else None
         damage = find_damage(storage)
         folder = set_aside(storage, damage) if damage.paths else folder
-    resumed = damage.unfinished and resume and damage.from_names
-    stopped = api.resume(storage.url, nproc).stop_reason if resumed else None
+    advice = _advice(storage.url, damage) or _retry_advice(storage.url, unread)
+    if damage.unfinished and damage.from_names and resume:
+        advice = _resume(storage.url, nproc) or _retry_advice(storage.url, unread)
     faults = [*unread.faults, *damage.faults]
     verified = verify_run(storage.url) if faults and damage.run_id is not None else None
     return RepairReport(
@@ -109,7 +111,7 @@ def repair_run(run: str, *, nproc: int | None = None, resume: bool = True) -> Re
         chunks=list(damage.chunks),
         complete=verified.complete if verified is not None else damage.complete,
         remaining=[] if verified is None else verified.problems,
-        advice=_advice(storage.url, damage, resumed, stopped) or _retry_advice(storage.url, unread),
+        advice=advice,
     )
 
 
@@ -145,11 +147,18 @@ def _put(storage: Storage, path: str, data: bytes) -> None:
     with_retries(partial(storage.put, path, data))
 
 
-def _advice(path: str, damage: Damage, resumed: bool, stopped: str | None) -> str | None:
+def _resume(path: str, nproc: int | None) -> str | None:
+    """Resume a run; return what is left to do, None if nothing is."""
+    try:
+        result = api.resume(path, nproc)
+    except ConfigError as error:  # it needs the user's leave, or something that is not installed
+        return str(error)
+    return None if result.complete else f"The run was stopped ({result.stop_reason}). Go on: batchmill resume {path}"
+
+
+def _advice(path: str, damage: Damage) -> str | None:
     if not damage.unfinished:
         return None
-    if resumed:
-        return None if stopped is None else f"The run was stopped ({stopped}). Go on: batchmill resume {path}"
     if damage.run_id is None:
         return (
             f"Start the run again with the run_id, settings, data and number of workers that it was begun with: that "

@@ -191,6 +191,17 @@ def test_without_resuming_the_run_is_left_incomplete(named):
     assert not Path("processed").exists()
 
 
+def test_a_run_that_others_may_have_written_is_resumed_by_its_user_s_leave_only(named):
+    named.chmod(0o777)
+    spoil(part_of(named, 1))
+    report = repair_run(str(named))
+    assert (report.exit_code, report.chunks, report.complete) == (75, [1], False)
+    assert "batchmill resume" in report.advice and "--allow-import" in report.advice
+    assert not Path("processed").exists()
+    assert api.resume(str(named), allow_import=True).complete
+    assert verify_run(str(named)).ok
+
+
 def test_a_run_from_python_objects_is_left_to_its_script(python_run):
     before = (python_run / "result.json").read_bytes()
     spoil(part_of(python_run, 4))
