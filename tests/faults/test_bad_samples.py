@@ -7,7 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import planted
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from checker import CheckedRun, check_complete, check_wreck, rows_of
@@ -179,6 +182,38 @@ def test_tensors_that_are_sliced(output: Path) -> None:
     process(output, "run", tensors(N), settings={"bad": FEW, "how": "raise"})
     healthy = check_complete(output / "healthy", N)
     assert_only_they_are_missing(check_complete(output / "run", N), healthy, FEW)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "tensors"])
+def test_samples_of_files(output: Path, tmp_path: Path, kind: str) -> None:
+    """Read by ranges: an unreadable line of text, and samples on which the processor fails."""
+    path = tmp_path / {"jsonl": "data.jsonl", "parquet": "data.parquet", "tensors": "data.npz"}[kind]
+    values = list(range(N))
+    if kind == "jsonl":
+        path.write_text("".join('{"x": oops}\n' if i == 70 else f'{{"x": {i}}}\n' for i in values))
+    elif kind == "parquet":
+        pq.write_table(pa.table({"x": values}), path, row_group_size=33)
+    else:
+        np.savez(path, x=np.array(values))
+
+    class Square(batchmill.TorchBatchProcessor):
+        def __init__(self, context: batchmill.TorchBatchProcessorContext) -> None:
+            pass
+
+        def process_batch(self, batch: Any, batch_idx: int) -> Any:
+            if {37, 38} & {int(x) for x in batch["x"]}:
+                raise ValueError("not these")
+            return {"square": [int(x) ** 2 for x in batch["x"]]}
+
+    overrides = [f"dataset={kind}", f"dataset.path={path}", "batch_size=16", "checkpoint_interval=2"]
+    result = batchmill.run([*overrides, f"output={output}", "run_id=run", "callbacks=[]"], processor=Square)
+    bad = [37, 38, 70] if kind == "jsonl" else [37, 38]
+    assert result.complete
+    run = check_complete(output / "run", N)
+    assert sorted(set_aside(run)) == bad
+    assert rows_of(run)["square"] == [i**2 for i in values if i not in bad]
+    if kind == "jsonl":
+        assert set_aside(run)[70]["stage"] == "load" and "line 71" in set_aside(run)[70]["message"]
 
 
 def test_a_processor_that_returns_nothing(output: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -198,3 +198,30 @@ def test_a_batch_is_tried_as_it_is_before_any_row_is_blamed() -> None:
 
     done = run(function)
     assert [batch_idx for batch_idx, _ in done.calls] == [0, 1, *range(10)]
+
+
+def test_pieces_do_not_grow_in_a_chunk_that_starts_afresh() -> None:
+    """Each time they did not fit would be another start of a chunk of many batches."""
+    short: list[int] = []
+
+    def function(rows: Rows, batch_idx: int) -> Any:
+        if len(rows) > 1:
+            short.append(batch_idx)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return {"value": rows}
+
+    class Processor(Recovering):
+        calls: ClassVar[list[tuple[int, list[int]]]] = []
+
+    Processor.function = staticmethod(function)
+    result = batchmill.torch_batch_process(
+        Processor,
+        TensorDataset(torch.arange(1200.0)),
+        2,
+        checkpoint_interval=75,
+        output=f"memory://recovery-{next(_runs)}",
+        run_id="run",
+    )
+    assert result.complete and result.metrics == {"count": 1200}
+    # The first chunk, of 75 batches, starts afresh once, and then goes on with single samples; later ones may grow.
+    assert [batch for batch in short if batch < 75] == [0] and 1 < len(short) <= 5
