@@ -120,6 +120,19 @@ def test_from_python_with_reducers_of_the_processor(output: Path, undisturbed: C
     assert result.metrics == {**undisturbed.metrics, "largest": max(undisturbed.column("score"))}
 
 
+def test_from_config(output: Path, undisturbed: CheckedRun) -> None:
+    overrides = [
+        "reducers=[quantile,roc_auc]",
+        "reducers.quantile.column=x",
+        "reducers.quantile.q=[0.0,0.1,0.5,0.99,1.0]",
+        f"output={output}",
+        "batch_size=5",
+    ]
+    result = batchmill.run(overrides, processor=scored_jobs.Scored, dataset=Values(SAMPLES))
+    expected = {"quantile": undisturbed.metrics["x_quantiles"], "roc_auc": undisturbed.metrics["auc"]}
+    assert result.metrics == expected
+
+
 class Largest(batchmill.RowReducer):
     """The largest value of a column; fails the first time if it is told to."""
 

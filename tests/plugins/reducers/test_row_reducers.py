@@ -109,6 +109,12 @@ def test_lists_of_different_sizes(name):
     assert Quantile("x", [0.5]).reduce_rows(iter([table.slice(2)])) == [4.0]
 
 
+def test_a_place_is_told_of_the_rows_that_were_given():
+    table = pa.table({"_index": [4, 5, 6], "x": [[1.0, 2.0], [3.0], [math.nan]]})
+    with pytest.raises(ReducerError, match="holds nan at row 1 of samples 5 to 6"):
+        Quantile("x").reduce_rows(iter([table.slice(1)]))
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
