@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from checker import CheckedRun, check_complete, check_wreck, rows_of
+from checker import CheckedRun, check_complete, rows_of
 from planted import Model, Planted, PlantedItems, PlantedRanges, tensors, uploaded
+from planted_runs import BATCH, FEW, N, assert_only_they_are_missing, process, set_aside
 from process_fixtures import linux_only
 
 import batchmill
-from batchmill.contracts.run import Selection
 from batchmill.engine import micro_batching
 
 pytestmark = linux_only
 
-N, BATCH, INTERVAL = 150, 16, 2  # 10 batches, five chunks, the last batch of six samples
-FEW = [37, 38, 70]
 SETS = {
     "none": [],
     "one": [37],
@@ -35,50 +33,6 @@ SETS = {
     "first and last": [0, 149],
     "all of the last batch": list(range(144, 150)),
 }
-
-
-def process(
-    output: Path, run_id: str, dataset: Any = None, settings: Mapping[str, Any] | None = None, **arguments: Any
-) -> batchmill.RunResult:
-    """Run ``Model`` with settings in this process."""
-    models: list[Model] = []
-
-    class Processor(Model):
-        def __init__(self, context: batchmill.TorchBatchProcessorContext) -> None:
-            super().__init__(context, **(settings or {}))
-            models.append(self)
-
-    process.model = models  # type: ignore[attr-defined]
-    Processor.__qualname__ = Processor.__name__ = "Processor"
-    options: dict[str, Any] = {
-        "batch_size": BATCH,
-        "checkpoint_interval": INTERVAL,
-        "reducers": {"total": Selection("sum", {"column": "i"})},
-        "max_errors": 1000,
-        "device": "cpu",
-    }
-    return batchmill.torch_batch_process(
-        Processor, dataset or Planted(N), output=output, run_id=run_id, **{**options, **arguments}
-    )
-
-
-def set_aside(run: CheckedRun) -> dict[int, dict[str, Any]]:
-    return {item["index"]: item for record in run.records for item in record["quarantined"]}
-
-
-def assert_only_they_are_missing(run: CheckedRun, healthy: CheckedRun, bad: list[int], bits: bool = True) -> None:
-    """Assert that a run of ``Model`` has everything of the good samples that a healthy run has, once."""
-    good = [index for index in range(N) if index not in bad]
-    assert sorted(set_aside(run)) == sorted(bad)
-    assert run.result["quarantined"] == len(bad)
-    rows, whole = rows_of(run), rows_of(healthy)
-    assert rows["_index"] == rows["i"] == good
-    expected = [whole["scores"][index] for index in good]
-    if bits:
-        assert rows["scores"] == expected
-    else:
-        assert torch.allclose(torch.tensor(rows["scores"]), torch.tensor(expected), atol=BATCH * 2**-12)
-    assert run.metrics == {"count": len(good), "seen": good, "total": sum(good)}
 
 
 @pytest.fixture(scope="module")
@@ -226,8 +180,9 @@ def test_a_processor_that_returns_nothing(output: Path) -> None:
 
 def test_without_reducers_of_its_own_no_smaller_batch_is_ever_seen(output: Path, healthy: CheckedRun) -> None:
     """A model of a fixed batch shape can be run, too."""
-    process(output, "run", settings={"bad": FEW, "how": "raise", "extras": False})
-    shapes = {rows for batch, rows in process.model[0].calls if batch < 9}  # type: ignore[attr-defined]
+    built: list[Model] = []
+    process(output, "run", settings={"bad": FEW, "how": "raise", "extras": False}, built=built)
+    shapes = {rows for batch, rows in built[0].calls if batch < 9}
     assert shapes == {BATCH}
     run = check_complete(output / "run", N)
     good = [index for index in range(N) if index not in FEW]
@@ -263,86 +218,6 @@ def test_every_sample_is_bad(output: Path) -> None:
     assert result.complete and result.quarantined == N
     run = check_complete(output / "run", N)
     assert run.table is None and sorted(set_aside(run)) == list(range(N))
-
-
-# --- policies and the budget ---
-
-
-def test_a_spent_budget_ends_the_run_and_more_of_it_goes_on(output: Path) -> None:
-    bad = [3, 40, 41, 70, 100, 149]
-    process(output, "whole", settings={"bad": bad}, max_errors=6)
-    with pytest.raises(batchmill.ErrorBudgetError, match=r"^Sample 70 failed(.|\n)*makes 4 failed") as caught:
-        process(output, "run", settings={"bad": bad}, max_errors=3)
-    assert caught.value.exit_code == 65
-    _, before = check_wreck(output / "run")
-    assert sorted(before) == [0, 1]
-    with pytest.raises(batchmill.ErrorBudgetError, match="makes 6 failed"):
-        process(output, "run", settings={"bad": bad}, max_errors=5)
-    result = process(output, "run", settings={"bad": bad}, max_errors=6)
-    assert result.complete
-    run = check_complete(output / "run", N)
-    assert {chunk: run.records[chunk] for chunk in before} == before
-    assert run.result_bytes == (output / "whole" / "result.json").read_bytes()
-
-
-def test_ten_samples_may_fail_without_being_asked(output: Path) -> None:
-    process(output, "run", settings={"bad": range(10)}, max_errors=None)
-    assert check_complete(output / "run", N).result["quarantined"] == 10
-    with pytest.raises(batchmill.ErrorBudgetError):
-        process(output, "more", settings={"bad": range(11)}, max_errors=None)
-
-
-@pytest.mark.parametrize("how", ["load", "raise", "nan"])
-def test_on_error_fail_ends_the_run_and_quarantine_resumes_it(output: Path, how: str) -> None:
-    def go(run_id: str, **policy: str) -> batchmill.RunResult:
-        dataset = Planted(N, FEW) if how == "load" else Planted(N)
-        bad = {"bad": FEW, "how": how} if how != "load" else {}
-        return process(output, run_id, dataset, settings=bad, **policy)
-
-    go("whole")
-    error, message = {
-        "load": (batchmill.DatasetError, r"samples 32\.\.47 \(batch 2\).*sample 37 is on a bad sector"),
-        "raise": (batchmill.ProcessorError, r"batch 2 \(samples 32\.\.47\): ValueError: cannot make sense of"),
-        "nan": (batchmill.OutputError, r"result of sample 37 is not finite: column 'scores'"),
-    }[how]
-    with pytest.raises(error, match=message):
-        go("run", on_error="fail") if how != "nan" else go("refused", on_nonfinite="fail")
-    assert sorted(check_wreck(output / ("run" if how != "nan" else "refused"))[1]) == [0]
-    if how != "nan":  # other values are other results, so that policy is not changed on a resume
-        assert go("run").complete
-        check_complete(output / "run", N)
-        assert (output / "run" / "result.json").read_bytes() == (output / "whole" / "result.json").read_bytes()
-
-
-def test_nan_is_kept_unless_it_is_refused(output: Path) -> None:
-    process(output, "run", settings={"bad": FEW, "how": "nan"})
-    run = check_complete(output / "run", N)
-    rows = rows_of(run)
-    assert [i for i, scores in enumerate(rows["scores"]) if any(map(torch.isnan, torch.tensor(scores)))] == FEW
-    assert run.result["quarantined"] == 0
-
-
-def test_a_processor_that_fails_on_smaller_batches_is_told_what_to_do(output: Path) -> None:
-    class Fixed(Model):
-        def __init__(self, context: batchmill.TorchBatchProcessorContext) -> None:
-            super().__init__(context, bad=FEW)
-
-        def process_batch(self, batch: Any, batch_idx: int) -> Any:
-            if len(batch["i"]) not in (BATCH, N % BATCH):
-                raise RuntimeError("compiled for 16 rows")
-            return super().process_batch(batch, batch_idx)
-
-    with pytest.raises(batchmill.ProcessorError, match=r"on the 14 good samples of batch 2 alone.*compiled for 16"):
-        batchmill.torch_batch_process(Fixed, Planted(N), BATCH, output=output, run_id="run")
-
-
-def test_an_error_of_the_engines_own_is_no_samples_fault(output: Path) -> None:
-    class Wrong(Model):
-        def process_batch(self, batch: Any, batch_idx: int) -> Any:
-            return {"y": [1]}
-
-    with pytest.raises(batchmill.OutputError, match="Column 'y' has 1 values"):
-        batchmill.torch_batch_process(Wrong, Planted(N), BATCH, output=output, run_id="run")
 
 
 @pytest.fixture(autouse=True)
