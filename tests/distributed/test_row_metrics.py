@@ -90,6 +90,12 @@ def test_the_writer_does_not_show(output: Path, undisturbed: CheckedRun, writer:
     assert result.metrics == undisturbed.metrics
 
 
+@pytest.mark.parametrize("interval", [1, 50])
+def test_the_chunks_do_not_show(output: Path, undisturbed: CheckedRun, interval: int) -> None:
+    result = run_here(dataclasses.replace(scored(output), checkpoint_interval=interval))
+    assert result.metrics == undisturbed.metrics
+
+
 def test_samples_that_are_tried_again_count(output: Path, tmp_path: Path, undisturbed: CheckedRun) -> None:
     """The second result's metrics are those of all rows; the first result stays."""
     healed = tmp_path / "healed"

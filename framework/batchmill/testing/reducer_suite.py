@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_MOST_BATCHES, _MOST_WORKERS = 6, 3
+_MOST_BATCHES, _MOST_WORKERS = 5, 3
 # Many reducers are tested beside each other; a hypothesis profile with more examples makes it thorough.
 _EXAMPLES = max(20, settings().max_examples // 5)
 

@@ -217,7 +217,7 @@ def check(reducer, test):
     if not hasattr(method, "hypothesis"):
         method()
         return
-    quick = settings(phases=[Phase.generate], derandomize=True, database=None, deadline=None, max_examples=100)
+    quick = settings(phases=[Phase.generate], derandomize=True, database=None, deadline=None, max_examples=40)
     quick(given(data=st.data())(method.hypothesis.inner_test))(suite)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
@@ -35,11 +35,13 @@ def area(scores, labels):
     return RocAuc().reduce_rows(tables({"score": scores, "label": labels}))
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.floats(-1e150, 1e150), min_size=1, max_size=30), st.lists(st.floats(0, 1), min_size=1, max_size=4))
 def test_quantiles_are_numpys(values, q):
     assert quantiles(values, q) == np.quantile(np.array(values), q, method="linear").tolist()
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(scores, st.booleans()), max_size=30))
 def test_the_area_is_the_share_of_pairs_ranked_right(rows):
     positive = [Fraction(score) for score, label in rows if label]
