@@ -271,7 +271,10 @@ ALLOWED = {"allow_import": True, "callbacks": {"x": {"name": "planted_module:run
 
 @pytest.mark.parametrize("place", ["", "run.json"])
 @pytest.mark.parametrize("mode", [0o770, 0o702])
-def test_the_leave_to_import_is_nobody_else_s_to_give(unfinished: Path, flag: Path, place: str, mode: int) -> None:
+def test_the_leave_to_import_is_nobody_else_s_to_give(
+    unfinished: Path, flag: Path, place: str, mode: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trust, "_is_own_group", lambda gid: False)
     seal_again(unfinished)
     manifest = json.loads((unfinished / "run.json").read_text())
     manifest["config"]["request"].update(ALLOWED)
@@ -301,12 +304,16 @@ def test_the_manifest_of_another_user_gives_no_leave(
     assert not flag.exists()
 
 
-def test_one_s_own_run_goes_on_without_a_word(unfinished: Path, tmp_path: Path) -> None:
+def test_one_s_own_run_goes_on_without_a_word(
+    unfinished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "my_callback.py").write_text("class Mine: pass\n")
     manifest = json.loads((unfinished / "run.json").read_text())
     manifest["config"]["request"].update(
         allow_import=True, callbacks={"x": {"name": "my_callback:Mine", "settings": {}}}
     )
     write_manifest(unfinished, manifest)
+    (unfinished / "run.json").chmod(0o664)
+    monkeypatch.setattr(trust, "_is_own_group", lambda gid: True)  # as where every user has a group
     assert api.resume(str(unfinished)).complete
     assert "my_callback" in sys.modules

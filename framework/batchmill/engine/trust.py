@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import stat
 from urllib.parse import unquote, urlsplit
 
 from batchmill.contracts.run import RunRequest
 from batchmill.engine.run_directory import MANIFEST
 from batchmill.errors import ConfigError
-
-_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def check_leave_to_import(request: RunRequest, path: str) -> None:
@@ -49,6 +49,15 @@ def _doubt(path: str) -> str:
         found = os.stat(each)
         if found.st_uid not in (os.geteuid(), 0):
             return f"{each} belongs to another user (uid {found.st_uid})"
-        if found.st_mode & _WRITABLE_BY_OTHERS:
+        if found.st_mode & stat.S_IWOTH or (found.st_mode & stat.S_IWGRP and not _is_own_group(found.st_gid)):
             return f"others than its owner may write to {each} (mode {stat.S_IMODE(found.st_mode):04o})"
     return ""
+
+
+def _is_own_group(gid: int) -> bool:
+    """Return whether a group has this user alone, as many systems make one for each."""
+    try:
+        group, user = grp.getgrgid(gid), pwd.getpwuid(os.geteuid())
+    except KeyError:
+        return False
+    return group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import grp
 import os
+import pwd
 import re
 import resource
 import secrets
@@ -87,8 +89,19 @@ def is_shared(folder: str) -> bool:
     """Return whether the nearest folder there is, on the way up, is one that a group works in together."""
     while not os.path.isdir(folder):
         folder = os.path.dirname(folder)
-    mode = stat.S_IMODE(os.lstat(folder).st_mode)
-    return bool(mode & stat.S_IWGRP) and not mode & stat.S_IWOTH
+    found = os.lstat(folder)
+    if not found.st_mode & stat.S_IWGRP or found.st_mode & stat.S_IWOTH:
+        return False
+    return bool(found.st_mode & stat.S_ISGID) or not _is_own_group(found.st_gid)
+
+
+def _is_own_group(gid: int) -> bool:
+    """Return whether a group has this user alone, as many systems make one for each."""
+    try:
+        group, user = grp.getgrgid(gid), pwd.getpwuid(os.geteuid())
+    except KeyError:
+        return False
+    return group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
 
 
 def write_temporary(folder: str, data: bytes, private: bool) -> str:

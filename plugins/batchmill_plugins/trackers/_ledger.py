@@ -129,8 +129,9 @@ class Ledger:
     def _prepare_file(self) -> None:
         """Create the file where needed: its owner's alone, except in a folder that a group works in together."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        folder = stat.S_IMODE(self.path.parent.stat().st_mode)
-        shared = folder & stat.S_IWGRP and not folder & stat.S_IWOTH
+        folder = self.path.parent.stat().st_mode
+        # The bit is what makes files belong to the group, which a folder meant for one has.
+        shared = folder & stat.S_IWGRP and folder & stat.S_ISGID and not folder & stat.S_IWOTH
         try:
             os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if shared else 0o600))
         except FileExistsError:  # the usual case

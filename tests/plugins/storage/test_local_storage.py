@@ -2,6 +2,7 @@ import errno
 import os
 import socket
 import stat
+from types import SimpleNamespace
 
 import pytest
 
@@ -132,15 +133,36 @@ def test_the_umask_decides_where_it_is_asked_to(tmp_path, umask, mask):
     assert mode_of(tmp_path / "run" / "a" / "b") == 0o666 & ~mask
 
 
-@pytest.mark.parametrize(("above", "private"), [(0o770, False), (0o2775, False), (0o755, True), (0o1777, True)])
-def test_a_folder_that_a_group_works_in_is_shared(tmp_path, umask, above, private):
+@pytest.mark.parametrize(
+    ("above", "own_group", "private"),
+    [
+        (0o770, False, False),
+        (0o770, True, True),
+        (0o2775, True, False),
+        (0o2775, False, False),
+        (0o755, False, True),
+        (0o1777, False, True),
+    ],
+)
+def test_a_folder_that_a_group_works_in_is_shared(tmp_path, umask, monkeypatch, above, own_group, private):
     umask(0o007)
+    monkeypatch.setattr(_posix, "_is_own_group", lambda gid: own_group)
     folder = tmp_path / "team"
     folder.mkdir()
     folder.chmod(above)
     LocalStorage(str(folder / "runs" / "run")).put("a", b"1")
     assert mode_of(folder / "runs" / "run") & 0o777 == (0o700 if private else 0o770)
     assert mode_of(folder / "runs" / "run" / "a") == (0o600 if private else 0o660)
+
+
+def test_a_group_is_one_s_own_if_nobody_else_is_in_it(monkeypatch):
+    def of(name, members):
+        monkeypatch.setattr(_posix.grp, "getgrgid", lambda gid: SimpleNamespace(gr_name=name, gr_mem=members))
+        monkeypatch.setattr(_posix.pwd, "getpwuid", lambda uid: SimpleNamespace(pw_name="me"))
+        return _posix._is_own_group(1000)
+
+    assert of("me", []) and of("me", ["me"])
+    assert not of("me", ["you"]) and not of("team", []) and not of("team", ["me"])
 
 
 def test_files_follow_the_folder_whoever_writes_them(tmp_path, umask):
