@@ -71,8 +71,11 @@ def assert_whole(output: Path, undisturbed: Undisturbed) -> None:
     assert report.ok and report.complete, report.problems
 
 
-def crash_everywhere(zygote: Zygote, folder: Path, undisturbed: Undisturbed, when: str) -> None:
-    """Crash at one change after another, and resume each wreck on one, two and three workers."""
+def crash_everywhere(
+    zygote: Zygote, folder: Path, undisturbed: Undisturbed, when: str, every_size: bool = True
+) -> None:
+    """Crash at one change after another; resume each wreck on one, two and three workers, or on each in turn."""
+    trials = 0
     for at in range(1, MOST_CHANGES):
         wreck = folder / str(at)
         pid = zygote.fork("alone", {"request": crashing(small_job(wreck), at, when).to_json()})
@@ -82,7 +85,7 @@ def crash_everywhere(zygote: Zygote, folder: Path, undisturbed: Undisturbed, whe
         assert code == -signal.SIGKILL, zygote.logs()
         if (wreck / "run" / "run.json").exists():
             check_wreck(wreck / "run")
-        for size in (1, 2, 3):
+        for size in (1, 2, 3) if every_size else (at % 3 + 1,):
             output = folder / f"{at}-on-{size}"
             shutil.copytree(wreck, output)
             assert set(zygote.wait(*resume(zygote, output, size)).values()) == {0}, (
@@ -93,8 +96,9 @@ def crash_everywhere(zygote: Zygote, folder: Path, undisturbed: Undisturbed, whe
             except AssertionError as error:
                 raise AssertionError(f"resumed on {size} workers after a crash {when} change {at}: {error}") from error
             shutil.rmtree(output)
+            trials += 1
     assert 20 < at < MOST_CHANGES - 1, f"the run had {at - 1} crash points"
-    print(f"{at - 1} crash points {when} a change, each resumed on 1, 2 and 3 workers: {3 * (at - 1)} trials")
+    print(f"{at - 1} crash points {when} a change, resumed on 1 to 3 workers: {trials} trials")
 
 
 def resume(zygote: Zygote, output: Path, size: int) -> list[int]:
@@ -107,14 +111,20 @@ def resume(zygote: Zygote, output: Path, size: int) -> list[int]:
     ]
 
 
-@pytest.mark.parametrize("when", ["torn", "after"])
-def test_one_crash_at_every_change(zygote: Zygote, tmp_path: Path, undisturbed: Undisturbed, when: str) -> None:
-    crash_everywhere(zygote, tmp_path, undisturbed, when)
+def test_one_crash_after_every_change(zygote: Zygote, tmp_path: Path, undisturbed: Undisturbed) -> None:
+    crash_everywhere(zygote, tmp_path, undisturbed, "after")
+
+
+def test_one_crash_within_every_change(zygote: Zygote, tmp_path: Path, undisturbed: Undisturbed) -> None:
+    crash_everywhere(zygote, tmp_path, undisturbed, "torn", every_size=False)
 
 
 @pytest.mark.campaign
-def test_one_crash_before_every_change(zygote: Zygote, tmp_path: Path, undisturbed: Undisturbed) -> None:
-    crash_everywhere(zygote, tmp_path, undisturbed, "before")
+@pytest.mark.parametrize("when", ["before", "torn"])
+def test_one_crash_at_every_change_on_every_number_of_workers(
+    zygote: Zygote, tmp_path: Path, undisturbed: Undisturbed, when: str
+) -> None:
+    crash_everywhere(zygote, tmp_path, undisturbed, when)
 
 
 @pytest.mark.parametrize("when", ["before", "torn", "after"])

@@ -24,7 +24,7 @@ pytestmark = linux_only
 
 SAMPLES = 43  # nine batches
 SHARES = (0.01, 0.05, 0.2)
-SHORT = 24
+SHORT = 18
 TRIALS = int(os.environ.get("BATCHMILL_TRIALS", "600"))
 
 
