@@ -2,20 +2,13 @@ import functools
 import json
 import math
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from batchmill import ConfigError, CorruptRunError, Law, MetricReducer, Reducer, ReducerError, RowReducer, Writer
-from batchmill.engine.plain_metrics import plain_metric
 from batchmill.engine.reduction import ReducerSet
 from batchmill.engine.serialization import canonical_json
 from batchmill.engine.value_reducers import FunctionReducer, ValueReducer
-
-numbers = st.floats(min_value=-1e200, max_value=1e200)
-weights = st.floats(min_value=1e-3, max_value=1e3)
 
 
 class Total(MetricReducer):
@@ -81,91 +74,6 @@ def run(chunks, *wraps):
                 reducer.update(*values)
         partials.append(stored(reducers.take_partials()))
     return reducers.fold(partials)
-
-
-chunked = st.lists(st.lists(st.tuples(numbers, weights), max_size=4), min_size=1, max_size=5)
-
-
-@given(chunked, st.integers(1, 4))
-def test_ready_made_reductions_do_not_depend_on_chunks(chunks, size):
-    flat = [item for chunk in chunks for item in chunk]
-    regrouped = [flat[i : i + size] for i in range(0, len(flat), size)] or [[]]
-    wraps = [(member, member.value) for member in Reducer]
-    assert run(chunks, *wraps) == run(regrouped, *wraps)
-
-
-@given(chunked)
-def test_ready_made_reductions_give_what_their_names_say(chunks):
-    flat = [item for chunk in chunks for item in chunk]
-    values = [value for value, _ in flat]
-    found = run(chunks, *((member, member.value) for member in Reducer))
-    assert found["sum"] == math.fsum(values)
-    assert found["max"] == max(values, default=None) and found["min"] == min(values, default=None)
-    if flat:
-        mean = math.fsum(value * weight for value, weight in flat) / math.fsum(weight for _, weight in flat)
-        assert found["avg"] == pytest.approx(mean, rel=1e-9, abs=1e-9)
-    else:
-        assert found["avg"] is None
-
-
-def test_an_average_weighs_its_values():
-    assert run([[(1.0, 3)], [(5.0, 1)]], (Reducer.AVG, "mean")) == {"mean": 2.0}
-    assert run([[(1.0,)], [(5.0,)]], (Reducer.AVG, "mean")) == {"mean": 3.0}
-    assert run([[(1.0, 0)]], (Reducer.AVG, "mean")) == {"mean": None}
-
-
-def test_ready_made_reductions_take_tensors_of_one_element():
-    values = [(torch.tensor([2.0]),), (np.float32(3),), (torch.tensor(4),)]
-    assert run([values], (Reducer.SUM, "s"), (Reducer.MAX, "m")) == {"s": 9.0, "m": 4.0}
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, torch.tensor(-math.inf)])
-def test_ready_made_reductions_refuse_what_is_not_finite(value):
-    for member in Reducer:
-        reducer = ValueReducer(member)
-        with pytest.raises(ReducerError, match=f"Reducer.{member.name} was given"):
-            reducer.update(value)
-        assert reducer.cross_slot_reduce([reducer.per_slot_reduce()]) in (None, 0.0), "nothing was added"
-
-
-@pytest.mark.parametrize(
-    ("values", "largest", "smallest"),
-    [
-        ([0.0, -0.0], 0.0, 0.0),
-        ([1, 1.0], 1, 1),
-        ([True, 1.0, 0.5], 1, 0.5),
-        ([2**53, 2**53 + 1], 2**53 + 1, 2**53),
-        ([torch.tensor(2**53 + 1), float(2**53)], 2**53 + 1, float(2**53)),
-    ],
-    ids=str,
-)
-def test_extremes_are_the_same_in_any_order(values, largest, smallest):
-    for order in (values, values[::-1]):
-        found = run([[(value,)] for value in order], (Reducer.MAX, "max"), (Reducer.MIN, "min"))
-        assert repr(found) == repr({"max": largest, "min": smallest})
-        found = run([[(value,) for value in order]], (Reducer.MAX, "max"), (Reducer.MIN, "min"))
-        assert repr(found) == repr({"max": largest, "min": smallest})
-
-
-def test_sums_of_large_integers_are_exact():
-    values = [(2**53 + 1,), (2**53 + 1,), (torch.tensor(2**62),), (-(2**62),), (2**63 + 1,), (-(2**63),)]
-    assert run([values], (Reducer.SUM, "sum")) == {"sum": float(2**54 + 3)}
-    assert run([[(2**53 + 1,)], [(2**53 + 3,)]], (Reducer.AVG, "mean")) == {"mean": float(2**53 + 2)}
-
-
-@pytest.mark.parametrize("weight", [math.nan, math.inf, 1e300])
-def test_an_average_refuses_weights_with_which_it_would_not_be_finite(weight):
-    reducer = ValueReducer(Reducer.AVG)
-    with pytest.raises(ReducerError, match=r"given 10000000000.0 with weight .*; expected finite"):
-        reducer.update(1e10, weight)
-    assert reducer.cross_slot_reduce([reducer.per_slot_reduce()]) is None
-
-
-@given(st.lists(st.lists(st.integers(), max_size=3), min_size=1, max_size=5))
-def test_a_function_sees_every_value_in_dataset_order(chunks):
-    seen = []
-    run([[(value,) for value in chunk] for chunk in chunks], (lambda values: seen.extend(values) or len(values), "n"))
-    assert seen == [value for chunk in chunks for value in chunk]
 
 
 def test_a_dict_without_a_name_becomes_several_metrics():
@@ -272,11 +180,6 @@ def test_an_error_in_a_reducer_names_it(step):
     assert isinstance(caught.value.__cause__, KeyError)
 
 
-def test_an_error_in_a_function_names_the_metric():
-    with pytest.raises(ReducerError, match=r"Reducer 'ratio' .* failed: ZeroDivisionError"):
-        run([[]], (lambda values: 1 / len(values), "ratio"))
-
-
 class Gives(Total):
     def __init__(self, partial):
         self.partial = partial
@@ -315,42 +218,6 @@ def test_a_chunk_committed_without_a_reducer_is_named():
     reducers.wrap(Total(), "new")
     with pytest.raises(ReducerError, match=r"Chunk 1 was committed without reducer 'new' \(it has old\)"):
         reducers.fold([{"new": 1}, {"old": 1}])
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        (torch.tensor(2.5), 2.5),
-        (torch.tensor([[1, 2]]), [[1, 2]]),
-        (np.float32(0.5), 0.5),
-        (np.arange(3), [0, 1, 2]),
-        ({"a": (1, None, "x", True)}, {"a": [1, None, "x", True]}),
-        ({1: torch.tensor(3)}, {"1": 3}),
-    ],
-    ids=str,
-)
-def test_metrics_become_plain_json(value, expected):
-    found = plain_metric("m", value)
-    assert found == expected
-    assert json.loads(json.dumps(found)) == expected
-
-
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        (math.nan, "Metric 'm' is nan; expected a finite number"),
-        ([1.0, -math.inf], "Metric 'm' is -inf"),
-        (torch.tensor([math.nan]), "Metric 'm' is nan"),
-        (object(), "Metric 'm' is a object; expected a JSON value"),
-        ({1, 2}, "Metric 'm' is a set"),
-        ({1: "a", "1": "b"}, "Metric 'm' has two keys that are both written '1'"),
-        ("\ud800", "Metric 'm' .* not valid Unicode"),
-    ],
-    ids=repr,
-)
-def test_metrics_that_are_no_json_are_refused_by_name(value, message):
-    with pytest.raises(ReducerError, match=message):
-        plain_metric("m", value)
 
 
 class Rows(RowReducer):
