@@ -7,8 +7,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from tempfile import gettempdir
 from typing import Any
 
 import numpy as np
@@ -34,7 +32,7 @@ from batchmill.engine.profiling import TraceProfiler
 from batchmill.engine.quarantine import ErrorBudget
 from batchmill.engine.reading import BatchSource
 from batchmill.engine.reduction import ReducerSet
-from batchmill.engine.run_directory import RunDirectory
+from batchmill.engine.run_directory import RunDirectory, local_directory
 from batchmill.engine.sacrifice import TrialProcess
 from batchmill.engine.sideline import Sideline, restore_reports
 from batchmill.engine.states import ComponentStates
@@ -126,7 +124,7 @@ def _execute_open(opened: OpenedRun, committed: set[int], surroundings: Surround
         distributed.rank,
         lambda group, steps, metrics: hooks.hook.report_metrics(group=group, steps_completed=steps, metrics=metrics),
     )
-    tensorboard = _local_directory(run) / "tensorboard" / f"rank-{distributed.rank:05d}"
+    tensorboard = local_directory(run) / "tensorboard" / f"rank-{distributed.rank:05d}"
     profiler: Profiler = DISABLED_PROFILER
     if request.profile:
         recording = TraceProfiler(tensorboard, distributed.rank)
@@ -307,10 +305,3 @@ def hparams_of(request: RunRequest, version: ModelVersion | None) -> dict[str, A
         hparams.setdefault("model_name", version.model_name)
         hparams.setdefault("model_version", version.version)
     return hparams
-
-
-def _local_directory(run: RunDirectory) -> Path:
-    """Return where local files of the run go: its directory, or a temporary one for runs that live elsewhere."""
-    if "://" in run.path:
-        return Path(gettempdir()) / "batchmill" / run.run_id
-    return Path(run.path)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from batchmill.contracts.storage import Storage
@@ -18,7 +20,7 @@ from batchmill.engine.retries import with_retries
 from batchmill.engine.retry_view import RESULT as RESULT
 from batchmill.engine.retry_view import SUCCESS as SUCCESS
 from batchmill.engine.retry_view import current_view, staging_folder
-from batchmill.engine.serialization import canonical_json, seal, unseal
+from batchmill.engine.serialization import canonical_json, seal, sha256_hex, unseal
 from batchmill.errors import (
     ConfigError,
     ConfigMismatchError,
@@ -81,6 +83,18 @@ def check_run_id(run_id: str) -> str:
             f"run_id {run_id!r} cannot name a run; expected 1 to 128 letters, digits, '.', '_' and '-', not only dots."
         )
     return run_id
+
+
+def local_directory(run: RunDirectory, environ: Mapping[str, str] = os.environ) -> Path:
+    """Return where local files of a run go, such as traces: its directory, or one of the user's for runs elsewhere.
+
+    That is not below /tmp, where other users could have put something in its place.
+    """
+    if "://" not in run.path:
+        return Path(run.path)
+    given = environ.get("XDG_CACHE_HOME", "")
+    cache = Path(given) if os.path.isabs(given) else Path.home() / ".cache"
+    return cache / "batchmill" / f"{run.run_id}-{sha256_hex(run.path.encode())[:12]}"
 
 
 def join_url(base: str, name: str) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from tempfile import gettempdir
 
 from batchmill import client
 from batchmill.components import ComponentRegistry
@@ -17,6 +15,7 @@ from batchmill.engine.ranges import ReadFailure
 from batchmill.engine.reading import BatchSource
 from batchmill.engine.reduction import ReducerSet
 from batchmill.engine.run import build_processor, hparams_of, seed_everything
+from batchmill.engine.run_directory import local_directory
 from batchmill.engine.sideline import Sideline
 from batchmill.errors import BatchmillError
 
@@ -53,7 +52,7 @@ class TrialRun:
                     reducers=self._reducers,
                     sideline=self._sideline,
                     profiler=DISABLED_PROFILER,
-                    tensorboard_path=Path(gettempdir()) / "batchmill" / run.run_id / "trials",
+                    tensorboard_path=local_directory(run) / "tensorboard" / "trials",
                     resolve=opened.assembler.resolve,
                     model_version=opened.model_version,
                 ),

@@ -1,12 +1,24 @@
+import dataclasses
 import json
 import threading
+from pathlib import Path
 
 import pytest
 
 from batchmill import ConfigError, ConfigMismatchError, CorruptRunError, RunNotFoundError, StorageError
 from batchmill.engine.grid import Grid
-from batchmill.engine.run_directory import MANIFEST, RESULT, check_run_id, join_url, open_existing, open_or_create
+from batchmill.engine.run_directory import (
+    MANIFEST,
+    RESULT,
+    check_run_id,
+    join_url,
+    local_directory,
+    open_existing,
+    open_or_create,
+)
 from batchmill.engine.serialization import seal
+from batchmill_plugins.storage._local import LocalStorage
+from batchmill_plugins.storage._memory import MemoryStorage
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
 
@@ -140,3 +152,15 @@ def test_other_run_ids_are_refused(run_id):
 )
 def test_a_run_lies_below_its_output(base, expected):
     assert join_url(base, "x") == expected
+
+
+def test_local_files_of_a_run_elsewhere_go_to_a_folder_of_the_user(storage, tmp_path):
+    """Not below /tmp, where anybody could have put a link in their place; and apart for equal names elsewhere."""
+    run = create(storage)
+    here = dataclasses.replace(run, storage=LocalStorage(str(tmp_path / "digits")))
+    assert local_directory(here) == tmp_path / "digits"
+    one = local_directory(run, {"XDG_CACHE_HOME": str(tmp_path)})
+    other = local_directory(dataclasses.replace(run, storage=MemoryStorage("memory://b/digits")), {})
+    assert one.parent == tmp_path / "batchmill" and other.parent == Path.home() / ".cache" / "batchmill"
+    assert one.name.startswith("digits-") and other.name.startswith("digits-") and one.name != other.name
+    assert local_directory(run, {"XDG_CACHE_HOME": "relative"}).parent == other.parent
