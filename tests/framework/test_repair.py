@@ -1,6 +1,5 @@
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from batchmill import (
     Reducer,
     RunNotFoundError,
     RunRequest,
-    Selection,
     StorageError,
     TorchBatchProcessor,
     api,
@@ -44,56 +42,6 @@ class Doubling(TorchBatchProcessor):
         with self.context.upload_path() as path:
             (path / f"note-{batch_idx}").write_text("note")
         return {"y": batch[0] * 2}
-
-
-COPYING = """
-import os
-import batchmill
-
-class Copying(batchmill.TorchBatchProcessor):
-    def __init__(self, context):
-        pass
-    def process_batch(self, batch, batch_idx):
-        with open("processed", "a") as file:
-            file.write(f"{batch_idx}\\n")
-        if 7 in batch["x"].tolist() and os.path.exists("broken"):
-            raise ValueError("seven")
-        return {"x": batch["x"]}
-"""
-
-
-@pytest.fixture
-def named(tmp_path, monkeypatch):
-    """A run from names alone, which can be rebuilt from its directory; four chunks of five samples."""
-    (tmp_path / "repaired_job.py").write_text(COPYING)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    numbers = tmp_path / "numbers.jsonl"
-    numbers.write_text("".join(json.dumps({"x": i}) + "\n" for i in range(20)))
-    request = RunRequest(
-        Selection("repaired_job:Copying"),
-        Selection("jsonl", {"path": str(numbers)}),
-        launcher=Selection("in_process"),
-        output=str(tmp_path / "runs"),
-        run_id="x",
-        batch_size=5,
-        checkpoint_interval=1,
-        allow_import=True,
-    )
-    assert run(request).complete
-    (tmp_path / "processed").unlink()
-    return tmp_path / "runs" / "x"
-
-
-@pytest.fixture
-def retried(named, tmp_path):
-    """A run whose sample 7 failed, and did not when it was tried again."""
-    request = RunRequest.from_json(json.loads((named / "run.json").read_bytes())["config"]["request"])
-    (tmp_path / "broken").touch()
-    assert run(replace(request, output=str(tmp_path / "retried"))).quarantined == 1
-    (tmp_path / "broken").unlink()
-    assert api.retry_quarantined(str(tmp_path / "retried" / "x")).quarantined == 0
-    return tmp_path / "retried" / "x"
 
 
 @pytest.fixture
@@ -364,51 +312,3 @@ def test_a_repair_that_dies_on_the_way_can_be_repeated(named, monkeypatch, at):
         run_again = json.loads((named / "run.json").read_bytes())["config"]["request"]
         assert run(RunRequest.from_json(run_again)).complete
     assert verify_run(str(named)).ok and (named / "result.json").read_bytes() == before
-
-
-# --- runs with a retry of quarantined samples ---
-
-
-def every_file(path):
-    names = [name for name in contents(path) if not name.rpartition("/")[2].startswith(".")]
-    assert {name.partition("/")[0] for name in names} >= {"commits", "parts", "retries", "result.json", "_SUCCESS"}
-    return sorted(names)
-
-
-def test_damage_anywhere_in_a_retried_run_is_found(retried):
-    assert verify_run(str(retried)).ok
-    for name in every_file(retried):
-        intact = (retried / name).read_bytes()
-        spoil(retried / name)
-        try:
-            assert not verify_run(str(retried)).ok, name
-        except CorruptRunError:
-            assert name == "run.json" or name.endswith("retry.json")
-        (retried / name).write_bytes(intact)
-
-
-def test_damage_anywhere_in_a_retried_run_is_repaired(retried, tmp_path):
-    for number, name in enumerate(every_file(retried)):
-        if name in ("run.json", "retries/0001/retry.json"):
-            continue
-        copy = Path(shutil.copytree(retried, tmp_path / str(number) / "x"))
-        bad = spoil(copy / name)
-        report = repair_run(str(copy))
-        assert (report.exit_code, report.complete) == (0, True), (name, report)
-        assert verify_run(str(copy)).ok
-        top = "retries/0001/result.json"
-        assert (copy / top).read_bytes() == (retried / top).read_bytes()
-        assert bad in contents(copy / "damaged").values()
-
-
-def test_a_retry_whose_list_is_lost_is_begun_anew(retried):
-    before = (retried / "retries" / "0001" / "result.json").read_bytes()
-    spoil(retried / "retries" / "0001" / "retry.json")
-    report = repair_run(str(retried))
-    assert report.exit_code == 75 and "batchmill retry-quarantined" in report.advice
-    assert set(report.set_aside) == {f"retries/0001/{name}" for name in ("_SUCCESS", "result.json", "retry.json")}
-    found = verify_run(str(retried))
-    assert found.ok and found.complete
-    assert api.retry_quarantined(str(retried)).quarantined == 0
-    assert (retried / "retries" / "0001" / "result.json").read_bytes() == before
-    assert verify_run(str(retried)).ok and repair_run(str(retried)).exit_code == 0
