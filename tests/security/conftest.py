@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
+from bomb import Bomb
 from process_fixtures import launch, output, support_path  # noqa: F401
 
 
@@ -19,3 +21,12 @@ def flag(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "planted-code-ran"
     yield path
     assert not path.exists(), "planted code ran"
+
+
+@pytest.fixture
+def bomb(flag: Path) -> bytes:
+    made = pickle.dumps(Bomb(flag))
+    pickle.loads(made)  # noqa: S301 - our own
+    assert flag.exists(), "the trap does not work"
+    flag.unlink()
+    return made
