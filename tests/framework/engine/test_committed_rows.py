@@ -87,9 +87,7 @@ def test_storage_that_fails_for_a_moment_is_asked_again(log, storage, quick_retr
 
 
 def test_a_missing_column_is_named_with_those_there_are(log):
-    with pytest.raises(
-        ReducerError, match=r"reads column 'valu' .* Did you mean 'value'\? Returned: value, other"
-    ):
+    with pytest.raises(ReducerError, match=r"reads column 'valu' .* Did you mean 'value'\? Returned: value, other"):
         next(rows_of(log).tables(Lines(), Values("valu")))
 
 

@@ -91,9 +91,7 @@ def test_it_tells_who_dies_who_hangs_and_who_lives(make_request, tmp_path):  # t
 def test_a_processor_that_cannot_be_built_is_told(make_request):  # type: ignore[no-untyped-def]
     process = start(make_request(broken=True))
     try:
-        with pytest.raises(
-            WorkerError, match="not be started: The processor could not be built: OSError: no weights"
-        ):
+        with pytest.raises(WorkerError, match="not be started: The processor could not be built: OSError: no weights"):
             process.attempt(0, [0])
     finally:
         process.close()
