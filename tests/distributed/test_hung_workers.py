@@ -21,8 +21,9 @@ pytestmark = linux_only
 @pytest.fixture
 def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     # A worker says that it is alive every second, also while it starts; a start on a busy machine takes a few.
-    patience = functools.partial(Patience, silence=8.0, chunk=1.0, grace=1.0)
+    patience = functools.partial(Patience, silence=8.0, chunk=1.0)
     monkeypatch.setattr(batchmill.launch.local, "Patience", patience)
+    monkeypatch.setenv("BATCHMILL_GRACE", "1")
 
 
 def test_a_stopped_worker_is_killed_and_replaced(

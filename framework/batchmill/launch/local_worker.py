@@ -84,7 +84,8 @@ def _work(channel: Channel, line: _Line, life: _SignsOfLife) -> int:
 
         return LocalTrialProcess(request, surroundings.distributed, line.batch_limit, line.stop, alive)
 
-    surroundings.start_trials = start_trials
+    if request.on_error == "quarantine":
+        surroundings.start_trials = start_trials
     try:
         registry = get_catalog().registry
         surroundings.callbacks = build_callbacks(request, registry)

@@ -175,7 +175,7 @@ class Supervisor:
         del self._workers[worker.rank]
         sweep_session(worker.process.pid)
         self._past_samples[worker.rank] = self._past_samples.get(worker.rank, 0) + worker.samples
-        died = worker.ended is None and not self._stop.requested
+        died = worker.ended is None and not self._stop.requested and self._request.on_error == "quarantine"
         if died and self._suspects.died(worker.processing):
             self._restarts.forgive(2)  # the chunk is to blame, and will not do it again
             for other in self._workers.values():

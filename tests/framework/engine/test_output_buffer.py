@@ -161,7 +161,7 @@ class Pair(NamedTuple):
         ([{"a": 1}, {"b": 1}, {"a": 1}], r"Row 1 of samples 0\.\.2 has keys 'b', the first row has 'a'"),
         ("abc", "process_batch returned a str for samples"),
         (3, "process_batch returned a int for samples"),
-        (object(), "process_batch returned a object for samples"),
+        pytest.param(object(), "process_batch returned a object for samples", id="object"),
     ],
     ids=lambda value: str(value)[:24],
 )

@@ -33,7 +33,7 @@ def test_metrics_become_plain_json(value, expected):
         (math.nan, "Metric 'm' is nan; expected a finite number"),
         ([1.0, -math.inf], "Metric 'm' is -inf"),
         (torch.tensor([math.nan]), "Metric 'm' is nan"),
-        (object(), "Metric 'm' is a object; expected a JSON value"),
+        pytest.param(object(), "Metric 'm' is a object; expected a JSON value", id="object"),
         ({1, 2}, "Metric 'm' is a set"),
         ({1: "a", "1": "b"}, "Metric 'm' has two keys that are both written '1'"),
         ("\ud800", "Metric 'm' .* not valid Unicode"),

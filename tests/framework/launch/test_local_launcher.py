@@ -69,7 +69,7 @@ def test_a_worker_that_always_dies_ends_the_run(
 ) -> None:
     hasty = functools.partial(Restarts, most=2, first_backoff=0.01)
     monkeypatch.setattr(batchmill.launch.supervisor, "Restarts", hasty)
-    request = job(output, nproc=2, processor="Dies", settings={"batch": 20})
+    request = job(output, nproc=2, processor="Dies", settings={"batch": 20}, on_error="fail")
     with pytest.raises(WorkerError, match=r"exited with code 3; workers died 3 times within 600 s") as caught:
         run_request(request)
     assert caught.value.exit_code == 70
