@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from batchmill.engine.grid import Grid
-from batchmill.engine.micro_batching import MicroBatches, RowOutOfMemory, drop_frames, is_out_of_memory
+from batchmill.engine.micro_batching import MicroBatches, RowOutOfMemory, is_out_of_memory
 from batchmill.engine.output_buffer import nonfinite_rows
 from batchmill.engine.output_rows import select_outputs
 from batchmill.engine.quarantine import SampleError, SampleFailure, find_bad_rows
 from batchmill.engine.ranges import ReadFailure
 from batchmill.engine.reading import BatchSource
+from batchmill.engine.user_code import drop_frames
 from batchmill.errors import BatchmillError, OutputError, ReducerError
 
 

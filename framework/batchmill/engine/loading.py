@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from batchmill.engine.loader_deaths import LoaderProcesses
 from batchmill.engine.ranges import RangeReader, ReadFailure
+from batchmill.engine.user_code import drop_frames
 from batchmill.errors import ConfigError
 
 # Signals that ask a worker to drain; its loader processes leave them to it.
@@ -109,7 +110,9 @@ class ReadAhead:
 
     def failure(self, error: Exception) -> ReadFailure:
         """Describe an error that reading raised, without the error itself, whose frames would keep the processes."""
-        return ReadFailure(*self._children.what_happened(error))
+        failure = ReadFailure(*self._children.what_happened(error))
+        drop_frames(error)  # in which PyTorch leaves files open as well
+        return failure
 
     def next_keys(self) -> Iterator[tuple[int, ...]]:
         """Return the keys of the reading that begins now."""

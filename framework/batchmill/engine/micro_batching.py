@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -133,13 +132,6 @@ class MicroBatches:
             return
         self._batches_left, self._grew = self._wait, True
         self.size = 2 * self.size if 2 * self.size < self._whole else None
-
-
-def drop_frames(error: BaseException | None) -> None:
-    """Let go of the tensors that an error's frames hold; its text stays."""
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
 
 
 def free_memory() -> None:

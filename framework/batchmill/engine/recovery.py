@@ -22,14 +22,14 @@ from batchmill.engine.isolation import (
     failure_of,
     may_be_a_samples,
 )
-from batchmill.engine.micro_batching import MicroBatches, RowOutOfMemory, drop_frames, is_out_of_memory
+from batchmill.engine.micro_batching import MicroBatches, RowOutOfMemory, is_out_of_memory
 from batchmill.engine.output_buffer import OutputBuffer
 from batchmill.engine.policy import FailurePolicy
 from batchmill.engine.quarantine import ErrorBudget, SampleError, SampleFailure
 from batchmill.engine.ranges import ReadFailure
 from batchmill.engine.sacrifice import TrialProcess, find_deadly_rows
 from batchmill.engine.sideline import Sideline
-from batchmill.engine.user_code import user_error
+from batchmill.engine.user_code import drop_frames, user_error
 from batchmill.errors import DatasetError, ProcessorError
 
 _log = logging.getLogger("batchmill")

@@ -27,3 +27,10 @@ def _below_engine(error: BaseException) -> Any:
     while trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename.startswith(ours):
         trace = trace.tb_next
     return trace
+
+
+def drop_frames(error: BaseException | None) -> None:
+    """Let go of what an error's frames hold (tensors, files); its text stays."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__

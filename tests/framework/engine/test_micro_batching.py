@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from batchmill import OutputError, ProcessorError
 from batchmill.engine import micro_batching
-from batchmill.engine.micro_batching import MicroBatches, RowOutOfMemory, drop_frames, is_out_of_memory
+from batchmill.engine.micro_batching import MicroBatches, RowOutOfMemory, is_out_of_memory
+from batchmill.engine.user_code import drop_frames
 
 B = 64
 

@@ -14,6 +14,10 @@ from batchmill.engine.reading import BatchSource, check_dataset
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 
 
+def class_name(value):
+    return type(value).__name__
+
+
 class Squares(Dataset):
     """Only what every dataset has."""
 
@@ -88,7 +92,11 @@ def test_any_dataset_is_read_sample_by_sample():
     assert dataset.asked == [2, 3, 4]
 
 
-@pytest.mark.parametrize("dataset", [Squares(), Items(), Ranges(), TensorDataset(torch.arange(20))], ids=lambda dataset: type(dataset).__name__)
+@pytest.mark.parametrize(
+    "dataset",
+    [Squares(), Items(), Ranges(), TensorDataset(torch.arange(20))],
+    ids=class_name,
+)
 def test_a_collate_function_always_sees_samples(dataset):
     batch = range_reader(dataset, lambda samples: [type(sample).__name__ for sample in samples])(0, 2)
     assert batch in (["dict", "dict"], ["tuple", "tuple"])
@@ -199,6 +207,10 @@ def test_data_without_numbered_samples_are_refused(dataset, message):
         check_dataset(dataset)
 
 
-@pytest.mark.parametrize("dataset", [Squares(7), TensorDataset(torch.zeros(7)), list(range(7)), np.zeros(7)], ids=lambda dataset: type(dataset).__name__)
+@pytest.mark.parametrize(
+    "dataset",
+    [Squares(7), TensorDataset(torch.zeros(7)), list(range(7)), np.zeros(7)],
+    ids=class_name,
+)
 def test_the_length_is_known_of_any_sized_dataset(dataset):
     assert check_dataset(dataset) == 7
