@@ -106,9 +106,12 @@ class ChunkRecovery:
         """
         _log.warning("chunk %d has killed workers; trying its samples in a process of their own", chunk)
         self._begin(chunk)
-        self._bad = find_deadly_rows(
-            self.grid, chunk, start_process, lambda index, failure: self.budget.spend(chunk, index, failure)
-        )
+        try:
+            self._bad = find_deadly_rows(
+                self.grid, chunk, start_process, lambda index, failure: self.budget.spend(chunk, index, failure)
+            )
+        except OutOfTime:
+            return None
         return self._until_clean_or_late(chunk, None)
 
     def _begin(self, chunk: int) -> None:

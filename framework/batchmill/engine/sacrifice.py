@@ -23,6 +23,9 @@ class TrialProcess(Protocol):
 
         Returns:
             How the process died or hung; None if it lives, whether or not it raised an error.
+
+        Raises:
+            OutOfTime: The worker must leave.
         """
 
     def close(self) -> None:

@@ -29,7 +29,6 @@ from batchmill.engine.sideline import Sideline
 from batchmill.engine.states import ComponentStates
 from batchmill.engine.stopping import StopFlag
 from batchmill.engine.user_code import user_error
-from batchmill.errors import PreemptedError
 
 # Seconds between looks at the commit log while this worker waits for the others: at first, and at most.
 _FIRST_LOOK, _SLOWEST_LOOK = 0.02, 1.0
@@ -212,8 +211,6 @@ class Worker:
                 buffer = self._recovery.process_suspect(chunk, self.start_trials)
             else:
                 buffer = self._recovery.process(chunk, batch_idx, failure)
-        except PreemptedError:
-            buffer = None
         except Exception:
             self._drop_chunk()
             raise

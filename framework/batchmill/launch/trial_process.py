@@ -16,9 +16,10 @@ from typing import Any
 
 from batchmill.contracts.distributed import DistributedContext
 from batchmill.contracts.run import RunRequest
+from batchmill.engine.isolation import OutOfTime
 from batchmill.engine.quarantine import SampleFailure
 from batchmill.engine.stopping import StopFlag
-from batchmill.errors import PreemptedError, WorkerError
+from batchmill.errors import WorkerError
 from batchmill.launch.channel import Channel
 from batchmill.launch.local_worker import CHANNEL_VARIABLE
 from batchmill.launch.trial_worker import TRACE_VARIABLE
@@ -54,7 +55,7 @@ class LocalTrialProcess:
 
         Raises:
             WorkerError: The process does not even start.
-            PreemptedError: The worker has to stop.
+            OutOfTime: The worker must leave.
         """
         channel = self._channel or self._start()
         channel.send("attempt", batch_idx=batch_idx, positions=list(positions))
@@ -91,7 +92,7 @@ class LocalTrialProcess:
         began = time.monotonic()
         while time.monotonic() - began < limit:
             if self._stop.requested and self._stop.overdue():
-                raise PreemptedError("The worker had to stop while it tried single samples.")
+                raise OutOfTime
             self._alive()
             if select.select([channel], [], [], _POLL)[0]:
                 messages = channel.receive()

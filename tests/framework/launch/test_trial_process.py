@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from batchmill import DistributedContext, RunRequest, Selection, WorkerError
+from batchmill.engine.isolation import OutOfTime
 from batchmill.engine.stopping import StopFlag
-from batchmill.errors import PreemptedError
 from batchmill.launch.trial_process import LocalTrialProcess
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals and /proc as Linux has them")
@@ -104,7 +104,7 @@ def test_a_stop_ends_the_trials(make_request):  # type: ignore[no-untyped-def]
         assert process.attempt(0, [0] * 5) is None
         stop.request(signal.Signals.SIGTERM.name, now=True)
         began = time.monotonic()
-        with pytest.raises(PreemptedError):
+        with pytest.raises(OutOfTime):
             process.attempt(1, [3] * 5)
         assert time.monotonic() - began < 5
     finally:
