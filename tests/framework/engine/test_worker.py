@@ -20,6 +20,7 @@ from batchmill.engine.claims import Takeover
 from batchmill.engine.commit_log import CommitLog
 from batchmill.engine.committer import Committer
 from batchmill.engine.grid import Grid
+from batchmill.engine.isolation import OutOfTime
 from batchmill.engine.policy import FailurePolicy
 from batchmill.engine.quarantine import ErrorBudget
 from batchmill.engine.reading import BatchSource
@@ -87,6 +88,7 @@ class Rig:
         self.processor = Doubling(self)
         self.stop, self.progress, self.listeners = StopFlag(), Progress(), []
         self.policy, self.max_errors = FailurePolicy("fail"), None
+        self.suspects, self.start_trials = set(), None
         scope = ClaimScope(self.grid.chunks, rank, world_size, self.log.missing)
         self.claims = StaticClaims(scope)
         self.takeover = Takeover(scope, 60, clock or (lambda: 0.0))
@@ -110,6 +112,8 @@ class Rig:
             progress=self.progress,
             policy=self.policy,
             budget=ErrorBudget(self.max_errors, self.grid.samples, self.log),
+            suspects=self.suspects,
+            start_trials=self.start_trials,
         ).work()
 
     def records(self):
@@ -255,6 +259,32 @@ def test_errors_of_the_framework_pass_unchanged(storage):
     other.processor.process_batch = refuse
     with pytest.raises(OutputError, match=r"^our own$"):
         other.work()
+
+
+class Trials:
+    """Tries nothing: the worker is told to leave before."""
+
+    closed = False
+
+    def __init__(self, stop):
+        self.stop = stop
+
+    def attempt(self, batch_idx, positions):
+        self.stop.request("preempted", now=True)
+        raise OutOfTime
+
+    def close(self):
+        Trials.closed = True
+
+
+def test_a_stop_while_a_deadly_chunk_is_tried_drops_the_chunk(storage):
+    rig = Rig(storage)
+    rig.policy, rig.suspects, rig.start_trials = FailurePolicy(), {1}, lambda: Trials(rig.stop)
+    assert rig.work() is False
+    assert rig.log.committed() == {0}
+    assert rig.processor.events == [0, 1, "checkpoint"], "nothing of the deadly chunk was touched here"
+    assert rig.reducers.take_partials() == {"total": 0}
+    assert Trials.closed
 
 
 class Unreadable(Dataset):
