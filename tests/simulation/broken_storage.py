@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import batchmill_plugins.storage._new_files as new_files
 import batchmill_plugins.storage._posix as posix
 from batchmill_plugins.storage._local import LocalStorage
 from batchmill_plugins.storage._object_store import ObjectStorage
@@ -50,12 +51,14 @@ def put(affected: Affected, *, contents: bool = True, name: bool = True) -> Call
         if not affected(path):
             _real_put(self, path, data)
             return
-        with posix.as_storage_error("write", path):
-            target = self._locate(path)
-            staged = _stage(self, target, data, contents)
-            posix.os.rename(staged, target)
+
+        def replace(target: str, private: bool) -> None:
+            posix.os.rename(_stage(target, data, contents), target)
             if name:
                 posix.sync_folder(os.path.dirname(target))
+
+        with posix.as_storage_error("write", path):
+            self._write(self._locate(path), replace, names_first=False)
 
     return broken_put
 
@@ -68,13 +71,15 @@ def put_if_absent(
     def broken_put_if_absent(self: LocalStorage, path: str, data: bytes) -> bool:
         if not affected(path):
             return _real_put_if_absent(self, path, data)
-        with posix.as_storage_error("create", path):
-            target = self._locate(path)
-            staged = _stage(self, target, data, contents)
-            created = (publish or posix.publish_exclusively)(staged, target)
+
+        def create(target: str, private: bool) -> bool:
+            created = (publish or new_files.publish_exclusively)(_stage(target, data, contents), target)
             if name:
                 posix.sync_folder(os.path.dirname(target))
             return created
+
+        with posix.as_storage_error("create", path):
+            return self._write(self._locate(path), create, names_first=True)
 
     return broken_put_if_absent
 
@@ -109,15 +114,17 @@ def create_in_place(self: LocalStorage, path: str, data: bytes) -> bool:
     """Create records under their final name, and then write them piece by piece."""
     if not records(path):
         return _real_put_if_absent(self, path, data)
-    with posix.as_storage_error("create", path):
-        target = self._locate(path)
-        self._prepare_folder(os.path.dirname(target))
+
+    def create(target: str, private: bool) -> bool:
         try:
             _write(target, data, os.O_CREAT | os.O_EXCL, synced=True)
         except FileExistsError:
             return False
         posix.sync_folder(os.path.dirname(target))
         return True
+
+    with posix.as_storage_error("create", path):
+        return self._write(self._locate(path), create, names_first=True)
 
 
 def write_shared_temporary(folder: str, data: bytes, private: bool) -> str:
@@ -132,18 +139,20 @@ def put_in_place(self: LocalStorage, path: str, data: bytes) -> None:
     if not parts(path):
         _real_put(self, path, data)
         return
-    with posix.as_storage_error("write", path):
-        target = self._locate(path)
-        self._prepare_folder(os.path.dirname(target))
+
+    def replace(target: str, private: bool) -> None:
         _write(target, data, os.O_CREAT | os.O_TRUNC, synced=True)
         posix.sync_folder(os.path.dirname(target))
+
+    with posix.as_storage_error("write", path):
+        self._write(self._locate(path), replace, names_first=False)
 
 
 def put_after_torn_part(self: LocalStorage, path: str, data: bytes) -> None:
     """Leave a torn part under a name that nobody will ever use, and then put as usual."""
     if parts(path):
         with posix.as_storage_error("write", path):
-            torn = self._locate(f"{path}.{posix.secrets.token_hex(4)}")
+            torn = self._locate(f"{path}.{new_files.secrets.token_hex(4)}")
             self._prepare_folder(os.path.dirname(torn))
             _write(torn, data[: len(data) // 2], os.O_CREAT, synced=False)
     _real_put(self, path, data)
@@ -182,25 +191,17 @@ def checked_objects(affected: Affected) -> Callable[..., bool]:
     return broken_put_if_absent
 
 
-def make_folder(folder: str, root: str, private: bool) -> None:
-    """Make a folder and its parents without any fsync."""
-    missing = []
-    while not posix.os.path.isdir(folder):
-        missing.append(folder)
-        folder = os.path.dirname(folder)
-    for each in reversed(missing):
-        try:
-            posix.os.mkdir(each)
-        except FileExistsError:
-            continue
+def write_unsynced(descriptor: int, data: bytes) -> None:
+    """Write a new file without its fsync."""
+    while data:
+        data = data[posix.os.write(descriptor, data) :]
 
 
-def _stage(self: LocalStorage, target: str, data: bytes, synced: bool) -> str:
-    if synced:
-        return self._stage(target, data)
+def _stage(target: str, data: bytes, synced: bool) -> str:
     folder = os.path.dirname(target)
-    self._prepare_folder(folder)
-    staged = f"{folder}/.{posix.secrets.token_hex(16)}.tmp"
+    if synced:
+        return new_files.write_temporary(folder, data, False)
+    staged = f"{folder}/.{new_files.secrets.token_hex(16)}.tmp"
     _write(staged, data, os.O_CREAT | os.O_EXCL, synced=False)
     return staged
 

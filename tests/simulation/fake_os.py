@@ -32,6 +32,7 @@ _CONSTANTS = (
     "O_CLOEXEC",
     "O_DIRECTORY",
     "O_NONBLOCK",
+    "O_TMPFILE",
 )
 
 
@@ -96,6 +97,7 @@ _PATH = SimpleNamespace(
     abspath=lru_cache(posixpath.normpath),
     realpath=lru_cache(posixpath.normpath),  # there are no symbolic links, and no relative paths
     samestat=lambda one, other: one.st_ino == other.st_ino,
+    split=lru_cache(posixpath.split),
 )
 # The stand-in for ``os``; the calls are those of the kernel that was mounted last.
 _NOTHING_FREE = SimpleNamespace(f_bavail=0, f_frsize=4096, f_favail=0)
@@ -122,7 +124,7 @@ def mount(kernel: Kernel) -> None:
         return _Scan([_Entry(name, f"{path}/{name}", node, kernel) for name, node in kernel.entries(path)])
 
     OS.scandir = scandir
-    OS.lstat = lambda path: _lstat(kernel, path)
+    OS.lstat = lambda path, dir_fd=None: _lstat(kernel, path if dir_fd is None else kernel.path_in(dir_fd, path))
     OS.fstat = lambda descriptor: _Status(kernel.node_of(descriptor), False)
 
 

@@ -61,17 +61,24 @@ class Kernel:
         calls: Interferes with calls.
         changed: Told of each name given to or taken from a node: path, old node, new node.
         hard_links: Whether the file system has them.
+        nameless: Whether it has files without names (O_TMPFILE).
     """
 
     def __init__(
-        self, calls: SystemCalls, changed: Callable[[str, object, object], None], hard_links: bool = True
+        self,
+        calls: SystemCalls,
+        changed: Callable[[str, object, object], None],
+        hard_links: bool = True,
+        nameless: bool = True,
     ) -> None:
-        self._calls, self._changed, self._hard_links = calls, changed, hard_links
+        self._calls, self._changed, self._hard_links, self._nameless = calls, changed, hard_links, nameless
         self._numbers = 1
         self.root = Folder(0)
         self._open: dict[int, tuple[File | Folder, str]] = {}
 
-    def open(self, path: str, flags: int, mode: int = 0o777) -> int:
+    def open(self, path: str, flags: int, mode: int = 0o777, dir_fd: int | None = None) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            return self._open_nameless(path, dir_fd)
         if flags & os.O_CREAT:
             self._calls.enter("create", path)
         elif not flags & os.O_DIRECTORY:  # of a folder, opening it and what follows are one step
@@ -89,6 +96,25 @@ class Kernel:
         descriptor = 1000 + self._number()
         self._open[descriptor] = (node, path)
         return descriptor
+
+    def _open_nameless(self, path: str, dir_fd: int | None) -> int:
+        assert path == "." and dir_fd is not None, "storage opens them in a folder that it has open"
+        folder = self._open[dir_fd][1]
+        self._calls.enter("create", f"{folder}/.nameless.tmp")
+        if not self._nameless:
+            raise _error(errno.EOPNOTSUPP, folder)
+        if self.find(folder) is not self.node_of(dir_fd):
+            raise _error(errno.EPERM, folder)  # as Linux answers in a folder that was removed
+        number = self._number()
+        self._open[1000 + number] = (File(number), f"{folder}/.{number}.tmp")
+        return 1000 + number
+
+    def _folder_path(self, descriptor: int) -> str:
+        """Return the path of an open folder that is still there."""
+        node, path = self._open[descriptor]
+        if self.find(path) is not node:
+            raise _error(errno.ENOENT, path)
+        return path
 
     def close(self, descriptor: int) -> None:
         self._open.pop(descriptor, None)
@@ -115,11 +141,18 @@ class Kernel:
             node.sync()
         self._calls.leave("fsync", path)
 
-    def link(self, source: str, target: str) -> None:
+    def link(self, source: str, target: str, *, dst_dir_fd: int | None = None, follow_symlinks: bool = True) -> None:
+        if dst_dir_fd is not None:
+            target = self.path_in(dst_dir_fd, target)
         self._calls.enter("link", target)
         if not self._hard_links:
             raise _error(errno.EPERM, target)
-        node = self._existing(source)
+        if dst_dir_fd is not None:
+            assert follow_symlinks and source.startswith("/proc/self/fd/"), "only nameless files are linked like that"
+            self._folder_path(dst_dir_fd)
+            node = self.node_of(int(source.rpartition("/")[2]))
+        else:
+            node = self._existing(source)
         if self.find(target) is not None:
             raise _error(errno.EEXIST, target)
         self._bind(target, node)
@@ -162,6 +195,10 @@ class Kernel:
         if not isinstance(node, Folder):
             raise _error(errno.ENOTDIR, path)
         return list(node.names.items())
+
+    def path_in(self, descriptor: int, name: str) -> str:
+        """Return the path of a name in an open folder."""
+        return f"{self._open[descriptor][1]}/{name}"
 
     def node_of(self, descriptor: int) -> File | Folder:
         return self._open[descriptor][0]

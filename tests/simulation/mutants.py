@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import batchmill_plugins.storage._local as local
+import batchmill_plugins.storage._new_files as new_files
 import batchmill_plugins.storage._object_store as object_store
 import batchmill_plugins.storage._posix as posix
 from batchmill.engine import (
@@ -78,7 +79,10 @@ MUTANTS: tuple[Mutant, ...] = (
     _broken(
         "shared-temporary",
         "each write has a temporary file of its own",
-        (posix, "write_temporary", storage.write_shared_temporary),
+        (new_files, "write_temporary", storage.write_shared_temporary),
+    ),
+    _broken(
+        "new-contents", "fsync what is written before it has its name", (new_files, "_write", storage.write_unsynced)
     ),
     _broken(
         "manifest-contents",
@@ -95,9 +99,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "fsync the folder of result.json before exit code 0",
         _local("put_if_absent", storage.put_if_absent(storage.ends, name=False)),
     ),
-    _broken(
-        "folder-names", "fsync the folders that hold new folders", (posix, "make_folder_durable", storage.make_folder)
-    ),
+    _broken("folder-names", "fsync the folders that hold new folders", (posix, "make_names_durable", storage.nothing)),
     _broken("path-names", "fsync the path above a run that others made", (posix, "make_path_durable", storage.nothing)),
     # -- one winner, and everyone knows who
     _broken(

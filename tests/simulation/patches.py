@@ -15,7 +15,9 @@ from typing import Any
 from unittest.mock import patch
 
 import batchmill_plugins.storage._local as local
+import batchmill_plugins.storage._new_files as new_files
 import batchmill_plugins.storage._object_store as object_store
+import batchmill_plugins.storage._open_folders as open_folders
 import batchmill_plugins.storage._posix as posix
 from batchmill.contracts.run import RunRequest
 from batchmill.engine import (
@@ -199,8 +201,10 @@ def _stand_ins() -> Iterator[None]:
         (sideline, "datetime", clock),
         (posix, "os", fake_os.OS),
         (posix, "fcntl", SimpleNamespace()),
-        (posix, "secrets", secrets),
-        (posix, "_rename_exclusively", fake_os.rename_exclusively),
+        (new_files, "os", fake_os.OS),
+        (new_files, "secrets", secrets),
+        (new_files, "_rename_exclusively", fake_os.rename_exclusively),
+        (open_folders, "os", fake_os.OS),
         (local, "os", fake_os.OS),
         (local, "file_lock", fake_os.file_lock),
         (object_store, "obstore", fake_os.make_obstore()),

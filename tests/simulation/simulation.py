@@ -57,7 +57,8 @@ class Simulation:
         if objects:
             self.world = ObjectServer(self, self._changed, random.Random(f"{seed} network"))
         else:
-            self.world = Kernel(self, self._changed, hard_links=self.rng.random() < 0.9)
+            kind = self.rng.random()
+            self.world = Kernel(self, self._changed, hard_links=kind < 0.9, nameless=not 0.6 < kind < 0.95)
             self.world.mkdir("/disk")
             self.world.root.sync()
 

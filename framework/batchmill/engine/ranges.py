@@ -63,6 +63,8 @@ def range_reader(dataset: Any, collate: Callable[[list[Any]], Any] | None) -> Ra
             return _ReadBatches(dataset)
         if type(dataset) is TensorDataset:
             return _SliceTensors(dataset.tensors)
+        if not hasattr(dataset, "__getitems__"):
+            return _StackEach(dataset, default_collate)
         collate = default_collate
     return _CollateItems(dataset, collate) if hasattr(dataset, "__getitems__") else _CollateEach(dataset, collate)
 
@@ -128,6 +130,24 @@ class _CollateEach:
     def pick(self, indices: Sequence[int]) -> Any:
         dataset = self.dataset
         return self.collate([dataset[index] for index in indices])
+
+
+@dataclass(frozen=True)
+class _StackEach(_CollateEach):
+    """The same with PyTorch's default collate, which makes new tensors of all samples.
+
+    So the samples themselves may be read in inference mode, where indexing a tensor takes a tenth less time; the
+    batch is made outside of it, and its tensors are as any others, for those whose processor needs gradients.
+    """
+
+    def pick(self, indices: Sequence[int]) -> Any:
+        dataset = self.dataset
+        try:
+            with torch.inference_mode():
+                samples = [dataset[index] for index in indices]
+        except RuntimeError:  # perhaps the dataset's own code needs gradients; if not, the same error comes again
+            return super().pick(indices)
+        return self.collate(samples)
 
 
 def _gather(tensor: Tensor, indices: Sequence[int]) -> Tensor:

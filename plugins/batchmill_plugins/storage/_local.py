@@ -6,16 +6,20 @@ import builtins
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
+from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 from batchmill import ConfigError, ObjectInfo, Storage, StorageError
-from batchmill_plugins.storage import _posix
+from batchmill_plugins.storage import _new_files, _posix
 from batchmill_plugins.storage._file_lock import file_lock, lock_name
+from batchmill_plugins.storage._open_folders import OpenFolders
 from batchmill_plugins.storage._paths import check_path, check_prefix
 
-_FOLDER_RETRIES = 4
+_FOLDER_TRIES = 5
+Result = TypeVar("Result")
 _MODES = ("auto", "private", "umask")
 
 
@@ -44,18 +48,24 @@ class LocalStorage(Storage):
         self._private: bool | None = None
         self.url = os.path.abspath(_folder_of(url))
         self._root = os.path.realpath(self.url)
-        self._known: set[str] = set()
-        self._known_mutex = threading.Lock()
+        self._nameless = True
+        self._open_folders = OpenFolders()
+        self._durable: set[str] = set()
+        self._mutex = threading.Lock()
 
     def put(self, path: str, data: bytes) -> None:
         """See ``Storage.put``."""
-        with _posix.as_storage_error("write", self._shown(path)):
-            target = self._locate(path)
-            _posix.refuse_special(target)
-            staged = self._stage(target, data)
+
+        def replace(target: str, private: bool) -> None:
+            staged = _new_files.write_temporary(os.path.dirname(target), data, private)
             with _posix.removed_on_error(staged):
                 os.rename(staged, target)
             _posix.sync_folder(os.path.dirname(target))
+
+        with _posix.as_storage_error("write", self._shown(path)):
+            target = self._locate(path)
+            _posix.refuse_special(target)
+            self._write(target, replace, names_first=False)
 
     def put_if_absent(self, path: str, data: bytes) -> bool:
         """See ``Storage.put_if_absent``.
@@ -64,12 +74,13 @@ class LocalStorage(Storage):
             StorageError: The file system has neither hard links nor exclusive rename, or the write failed.
         """
         with _posix.as_storage_error("create", self._shown(path)):
-            target = self._locate(path)
-            _posix.refuse_special(target)
-            staged = self._stage(target, data)
-            with _posix.removed_on_error(staged):
-                created = _posix.publish_exclusively(staged, target)
-            _posix.sync_folder(os.path.dirname(target))
+            created = self._create_in_open_folder(path, data)
+            if created is None:
+                # Who sees the object may rely on it at once, so the names on the way to it come first.
+                target = self._locate(path)
+                created = self._write(target, partial(self._create, data), names_first=True)
+            if not created:
+                _posix.refuse_special(self._locate(path))
             return created
 
     def get(self, path: str) -> bytes:
@@ -91,7 +102,7 @@ class LocalStorage(Storage):
         return [name for name in names if next(_walk(os.path.join(start, name), ""), None) is not None]
 
     def delete(self, path: str) -> None:
-        """See ``Storage.delete``. Folders that become empty are removed with it."""
+        """See ``Storage.delete``. Folders that become empty are removed with it, but not those right below the root."""
         with _posix.as_storage_error("delete", self._shown(path)):
             target = self._locate(path)
             try:
@@ -99,9 +110,7 @@ class LocalStorage(Storage):
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 return
             folder = os.path.dirname(target)
-            while folder != self._root and _posix.removed_if_empty(folder):
-                with self._known_mutex:
-                    self._known.discard(folder)
+            while self._root not in (folder, os.path.dirname(folder)) and _posix.removed_if_empty(folder):
                 folder = os.path.dirname(folder)
 
     def sync(self, prefix: str) -> None:
@@ -136,12 +145,15 @@ class LocalStorage(Storage):
     def _shown(self, path: str) -> str:
         return f"{self.url}/{path}" if path else self.url
 
-    def _locate(self, path: str) -> str:
-        """Return the absolute path of an object, its folder free of symbolic links and inside the root."""
+    def _checked(self, path: str) -> str:
         checked = check_path(path)
         if any(_posix.is_hidden(name) for name in checked.split("/")):
             raise StorageError(f"Path {path!r} has a name that is reserved for unfinished writes and locks.")
-        folder, _, name = checked.rpartition("/")
+        return checked
+
+    def _locate(self, path: str) -> str:
+        """Return the absolute path of an object, its folder free of symbolic links and inside the root."""
+        folder, _, name = self._checked(path).rpartition("/")
         resolved = f"{self._root.rstrip('/')}/{folder}" if folder else self._root
         if not folder or not _posix.has_link(self._root, folder):
             return os.path.join(resolved, name)
@@ -150,36 +162,84 @@ class LocalStorage(Storage):
             raise StorageError(f"Path {path!r} leads out of {self.url} through a symbolic link, to {resolved}.")
         return os.path.join(resolved, name)
 
-    def _stage(self, target: str, data: bytes) -> str:
-        folder = os.path.dirname(target)
-        for _ in range(_FOLDER_RETRIES):
+    def _create_in_open_folder(self, path: str, data: bytes) -> bool | None:
+        """Create an object in a folder that is kept open; return None if it is not, or is there no longer."""
+        folder, _, name = self._checked(path).rpartition("/")
+        directory = self._open_folders.get(folder)
+        if directory is None:
+            return None
+        created = _new_files.create_nameless(directory, name, data, bool(self._private))
+        if created is None:  # somebody removed the folder, and perhaps made another one
+            self._open_folders.forget(folder)
+        return created
+
+    def _create(self, data: bytes, target: str, private: bool) -> bool:
+        folder, name = os.path.split(target)
+        if self._nameless:
+            created, kept = None, False
+            directory = _new_files.open_folder(folder)
             try:
-                private = self._prepare_folder(folder)
-                return _posix.write_temporary(folder, data, private)
-            except FileNotFoundError:  # a delete elsewhere removed the empty folder between the two steps
-                with self._known_mutex:
-                    self._known.discard(folder)
-        private = self._prepare_folder(folder)
-        return _posix.write_temporary(folder, data, private)
+                created = _new_files.create_nameless(directory, name, data, private)
+                if created and os.path.dirname(folder) == self._root:
+                    kept = self._open_folders.keep(os.path.basename(folder), directory)
+            finally:
+                if not kept:
+                    os.close(directory)
+            if created is not None:
+                return created
+            self._nameless = False
+        staged = _new_files.write_temporary(folder, data, private)
+        with _posix.removed_on_error(staged):
+            created = _new_files.publish_exclusively(staged, target)
+        _posix.sync_folder(folder)
+        return created
+
+    def _write(self, target: str, write: Callable[[str, bool], Result], names_first: bool) -> Result:
+        """Call ``write(target, private)`` with the folder there, and make the folder's name durable before or after.
+
+        After is cheaper: the file's own fsync has written the journal by then, with the new folder in it.
+        """
+        folder = os.path.dirname(target)
+        for tries in range(_FOLDER_TRIES):
+            private = self._prepare_folder(folder)
+            try:
+                if names_first:
+                    self._make_names_durable(folder)
+                result = write(target, private)
+                if not names_first:
+                    self._make_names_durable(folder)
+            except FileNotFoundError:  # a delete elsewhere removed the empty folder between two steps
+                with self._mutex:
+                    self._durable.discard(folder)
+                if tries == _FOLDER_TRIES - 1:
+                    raise
+            else:
+                return result
+        raise AssertionError("the last try returns or raises")
 
     def _prepare_folder(self, folder: str) -> bool:
-        """Create ``folder`` where needed and make all names durable; return whether it is private."""
-        with self._known_mutex:
-            if self._private is not None and folder in self._known and os.path.isdir(folder):
+        """Create ``folder`` where needed; return whether it is private."""
+        with self._mutex:
+            if self._private is not None and folder in self._durable:
                 return self._private
-            path_known = bool(self._known)
             if os.path.isdir(self._root):
                 self._private = _posix.is_private(self._root)
             else:
                 self._private = self._mode == "private" or (self._mode == "auto" and not _posix.is_shared(self._root))
-            private = self._private
-        _posix.make_folder_durable(folder, self._root, private)
-        if not path_known:
+            _posix.make_folders(folder, self._root, self._private)
+            return self._private
+
+    def _make_names_durable(self, folder: str) -> None:
+        if folder in self._durable:
+            return
+        if self._root not in self._durable:
             # Once is enough, but not only if the root is new: its creator may have died before its own fsync.
             _posix.make_path_durable(self._root)
-        with self._known_mutex:
-            self._known.add(folder)
-        return private
+        _posix.make_names_durable(folder, self._root, self._durable)
+        # Only what nobody removes is remembered: a folder further down may go, and be made anew by someone who dies.
+        names = folder.removeprefix(self._root).strip("/").split("/")
+        with self._mutex:
+            self._durable |= {self._root, os.path.join(self._root, names[0])}
 
 
 def _folder_of(url: str) -> str:

@@ -1,8 +1,7 @@
-"""Durable and exclusive file operations, each with the order of system calls that its promise needs."""
+"""Folders and files as they are: errors in words, permissions, links, and names that survive a power loss."""
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import grp
@@ -10,22 +9,16 @@ import os
 import pwd
 import re
 import resource
-import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from batchmill import ObjectNotFoundError, StorageError, StorageFullError
 
 _HIDDEN = re.compile(r"\.[0-9a-f]{32}\.tmp|\..+\.batchmill-lock")
-_OPEN_FILE, _OPEN_FOLDER, _PRIVATE_FILE, _PRIVATE_FOLDER = 0o666, 0o777, 0o600, 0o700
-# What file systems without hard links answer to link(2).
-_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
-_NO_EXCLUSIVE_RENAME = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+_OPEN_FOLDER, _PRIVATE_FOLDER = 0o777, 0o700
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _KEPT = "nothing that was committed is lost, and a resume goes on."
-_RENAME_NOREPLACE = 1
-_AT_FDCWD = -100
 
 
 def is_hidden(name: str) -> bool:
@@ -104,82 +97,6 @@ def _is_own_group(gid: int) -> bool:
     return group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
 
 
-def write_temporary(folder: str, data: bytes, private: bool) -> str:
-    """Write ``data`` to a new hidden file in ``folder`` and fsync it.
-
-    Args:
-        folder: Where to.
-        data: What.
-        private: Whether only the owner may read it; else the umask decides.
-
-    Returns:
-        The file's path. Its name is not durable yet.
-    """
-    path = os.path.join(folder, f".{secrets.token_hex(16)}.tmp")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(path, flags, _PRIVATE_FILE if private else _OPEN_FILE)
-    with removed_on_error(path):
-        try:
-            rest = memoryview(data)
-            while len(rest):
-                rest = rest[os.write(descriptor, rest) :]
-            _flush(descriptor)
-        finally:
-            os.close(descriptor)
-    return path
-
-
-def publish_exclusively(staged: str, target: str) -> bool:
-    """Give the file ``staged`` the name ``target`` unless that is taken; ``staged`` is gone afterwards.
-
-    Returns:
-        Whether the name was free.
-
-    Raises:
-        OSError: The file system failed.
-        StorageError: The file system offers no exclusive creation.
-    """
-    try:
-        os.link(staged, target)
-        created = True
-    except FileExistsError:
-        # Over NFS the answer to a link that succeeded can get lost; the repeated request then finds it taken.
-        created = _same_file(staged, target)
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        if _rename_exclusively(staged, target):
-            return True
-        created = False
-    os.unlink(staged)
-    return created
-
-
-def _same_file(one: str, other: str) -> bool:
-    try:
-        return os.path.samestat(os.lstat(one), os.lstat(other))
-    except FileNotFoundError:
-        return False
-
-
-def _rename_exclusively(source: str, target: str) -> bool:
-    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    code = errno.ENOSYS
-    if renameat2 is not None:
-        if renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE) == 0:
-            return True
-        code = ctypes.get_errno()
-    if code == errno.EEXIST:
-        return False
-    if code in _NO_EXCLUSIVE_RENAME:
-        raise StorageError(
-            f"The file system of {os.path.dirname(target)} has neither hard links nor exclusive rename, so "
-            f"results could not be committed exactly once there. Choose an output on another file system; "
-            f"for a mounted bucket use its URL (s3://, gs://, az://) instead."
-        )
-    raise OSError(code, os.strerror(code), target)
-
-
 def read_file(path: str) -> bytes:
     """Return the contents of a regular file.
 
@@ -235,11 +152,8 @@ def _special(path: str) -> StorageError:
     return StorageError(f"{path} is not a regular file (but a folder, link, pipe or device), so it is left alone.")
 
 
-def make_folder_durable(folder: str, root: str, private: bool) -> None:
-    """Create ``folder`` and its parents, and fsync every folder that holds one of the new names.
-
-    Names between ``root`` and ``folder`` are made durable even if they exist: another process may have
-    created them a moment ago without having come to its fsync yet.
+def make_folders(folder: str, root: str, private: bool) -> None:
+    """Create ``folder`` and its parents where they are missing; no name of theirs is durable yet.
 
     Args:
         folder: ``root``, or a folder below it.
@@ -256,13 +170,21 @@ def make_folder_durable(folder: str, root: str, private: bool) -> None:
             os.mkdir(each, _PRIVATE_FOLDER if private and len(each) >= len(root) else _OPEN_FOLDER)
         except FileExistsError:  # another process was faster; mkdir of the next name tells if it is no folder
             continue
-    holders = {os.path.dirname(each) for each in missing}
-    current = folder
-    while current != root and len(current) > len(root):
-        current = os.path.dirname(current)
-        holders.add(current)
-    for holder in sorted(holders):
-        sync_folder(holder)
+
+
+def make_names_durable(folder: str, root: str, durable: Collection[str]) -> None:
+    """Make the names of the folders from ``root`` down to ``folder`` durable, whoever made them.
+
+    Another process may have created them a moment ago without having come to its fsync yet.
+
+    Args:
+        folder: ``root``, or a folder below it.
+        root: The storage's root; its own name is another matter.
+        durable: Folders whose names are known to be durable, and those of the folders above.
+    """
+    while folder != root and folder not in durable:
+        folder = os.path.dirname(folder)
+        sync_folder(folder)
 
 
 def make_path_durable(folder: str) -> None:
@@ -292,12 +214,13 @@ def sync_folder(folder: str) -> None:
     """Make the names in ``folder`` durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        _flush(descriptor)
+        flush(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _flush(descriptor: int) -> None:
+def flush(descriptor: int) -> None:
+    """Make the contents of an open file, or the names in an open folder, durable."""
     # On macOS fsync leaves data in the drive's cache; F_FULLFSYNC does not, but not every file system has it.
     full = getattr(fcntl, "F_FULLFSYNC", None)
     if full is not None:

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from torch.utils.data import Dataset, TensorDataset
 
 from batchmill import OutputError
+from batchmill.engine.grid import Grid
 from batchmill.engine.ranges import ReadFailure, range_reader
+from batchmill.engine.reading import BatchSource
 
 N = 12
 
@@ -107,3 +109,55 @@ def test_a_failure_that_travels_leaves_its_exception_behind():
     away = ReadFailure.of(error, here=False)
     assert (away.error, away.message, away.cause) == ("OSError", "bad sector", None)
     assert away == ReadFailure.of(error, here=True)
+
+
+class Tensors(Dataset):
+    """Views of one tensor, which are cheaper to make in inference mode."""
+
+    def __init__(self):
+        self.data = torch.arange(2.0 * N).reshape(N, 2)
+
+    def __len__(self):
+        return N
+
+    def __getitem__(self, index):
+        return {"x": self.data[index], "name": f"n{index}"}
+
+
+class Slopes(Tensors):
+    """The code of the dataset itself needs gradients."""
+
+    def __getitem__(self, index):
+        x = self.data[index].clone().requires_grad_()
+        (slope,) = torch.autograd.grad((x**2).sum(), x)
+        return slope
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_batches_are_fit_for_gradients_however_samples_are_read(workers):
+    source = BatchSource(Tensors(), Grid(N, 4, 3), {"num_workers": workers} if workers else {})
+    try:
+        batches = [batch for _, _, batch in source.read(iter([0]))]
+    finally:
+        source.close()
+    weight = torch.ones(2, requires_grad=True)
+    for number, batch in enumerate(batches):
+        assert batch["name"] == [f"n{index}" for index in range(4 * number, 4 * number + 4)]
+        assert not batch["x"].is_inference()
+        (batch["x"].requires_grad_() * weight).sum().backward()
+        batch["x"].detach().add_(1)
+    assert len(batches) == 3
+
+
+def test_a_dataset_may_compute_gradients_itself():
+    data = torch.arange(2.0 * N).reshape(N, 2)
+    assert torch.equal(range_reader(Slopes(), None)(3, 7), 2 * data[3:7])
+
+
+def test_a_collate_function_gets_samples_that_are_fit_for_gradients():
+    def collate(samples):
+        return [sample["x"] for sample in samples]
+
+    first, _ = range_reader(Tensors(), collate)(0, 2)
+    assert not first.is_inference()

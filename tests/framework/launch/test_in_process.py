@@ -13,7 +13,6 @@ from torch.utils.data import TensorDataset
 import batchmill
 from batchmill.contracts.run import Selection
 from batchmill.launch.in_process import InProcessLauncher
-from batchmill_plugins.storage import _posix
 
 
 class Interrupting(batchmill.TorchBatchProcessor):
@@ -70,13 +69,13 @@ def test_a_complete_run_is_made_durable_again_before_it_is_reported(
     """Its writer may have died before its fsync: what is visible then can still be lost with the power."""
     run(output, press=False)
     synced: list[str] = []
-    sync_folder = _posix.sync_folder
+    fsync = os.fsync
 
-    def note(folder: str) -> None:
-        synced.append(folder)
-        sync_folder(folder)
+    def note(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
 
-    monkeypatch.setattr(_posix, "sync_folder", note)
+    monkeypatch.setattr(os, "fsync", note)
     before = (output / "run" / "result.json").read_bytes()
     assert run(output, press=False).complete
     assert synced[-1] == str(output / "run"), "the folder that holds the names of result.json and _SUCCESS"

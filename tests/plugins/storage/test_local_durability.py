@@ -1,6 +1,8 @@
 import errno
+import gc
 import os
 import re
+import shutil
 import signal
 import threading
 import time
@@ -8,7 +10,7 @@ import time
 import pytest
 
 from batchmill.errors import StorageError, StorageFullError
-from batchmill_plugins.storage import _posix
+from batchmill_plugins.storage import _new_files, _posix
 from batchmill_plugins.storage._local import LocalStorage
 
 
@@ -21,37 +23,89 @@ def system_calls(monkeypatch):
         original = getattr(os, name)
 
         def call(*args, **kwargs):
-            calls.append((name, *describe(*args)))
+            calls.append((name, *describe(*args, **kwargs)))
             return original(*args, **kwargs)
 
-        monkeypatch.setattr(_posix.os, name, call)
+        monkeypatch.setattr(os, name, call)
 
     def path_of(descriptor):
         return os.readlink(f"/proc/self/fd/{descriptor}")
 
+    def full(directory, name):
+        return name if directory is None else os.path.join(path_of(directory), name)
+
     spy("write", lambda descriptor, _: [path_of(descriptor)])
     spy("fsync", lambda descriptor: [path_of(descriptor)])
     spy("rename", lambda source, target: [source, target])
-    spy("link", lambda source, target: [source, target])
+    spy("link", lambda source, target, dst_dir_fd=None, **_: [os.path.realpath(source), full(dst_dir_fd, target)])
     spy("mkdir", lambda path, *_: [str(path)])
     return calls
 
 
+@pytest.fixture(params=["without a name", "with a temporary name"])
+def new_files(request, monkeypatch):
+    """Where the system has files without names they are used, and elsewhere it works without."""
+    if request.param == "with a temporary name":
+        monkeypatch.delattr(_new_files.os, "O_TMPFILE")
+
+
 @pytest.mark.parametrize("operation", ["put", "put_if_absent"])
-def test_the_order_of_system_calls_makes_an_object_durable(tmp_path, system_calls, operation):
+def test_the_order_of_system_calls_makes_an_object_durable(tmp_path, system_calls, new_files, operation):
     root, folder = tmp_path / "runs", tmp_path / "runs" / "r" / "commits"
     getattr(LocalStorage(str(root)), operation)("r/commits/0.json", b"record")
     publish = "rename" if operation == "put" else "link"
     at = next(number for number, call in enumerate(system_calls) if call[0] == publish)
     staged, target = system_calls[at][1:]
     assert target == str(folder / "0.json")
-    assert os.path.dirname(staged) == str(folder), "a rename is atomic within one file system only"
-    assert system_calls[at - 2 : at] == [("write", staged), ("fsync", staged)]
-    assert system_calls[at + 1 :] == [("fsync", str(folder))]
+    assert os.path.dirname(staged.split(" ")[0]) in (str(folder), "/"), "a rename is atomic within one file system only"
+    assert [call[0] for call in system_calls[at - 2 : at]] == ["write", "fsync"]
+    assert system_calls[at - 2][1] == system_calls[at - 1][1]
     made = [call[1] for call in system_calls[:at] if call[0] == "mkdir"]
     assert made == [str(root), str(root / "r"), str(folder)]
-    synced = {call[1] for call in system_calls[: at - 2] if call[0] == "fsync"}
+    assert system_calls[at + 1] == ("fsync", str(folder))
+    # Others may rely on what was created at once, so the names on the way come before; on what was put when it returns.
+    names = system_calls[: at - 2] if operation == "put_if_absent" else system_calls[at + 2 :]
+    synced = {call[1] for call in names if call[0] == "fsync"}
     assert synced == {str(root / "r"), str(root), str(tmp_path), *on_same_device(tmp_path)}
+
+
+def test_a_folder_directly_below_the_root_is_opened_once(tmp_path, monkeypatch):
+    """Records are created one after another in the same folder: as few calls as can be."""
+    storage = LocalStorage(str(tmp_path))
+    storage.put_if_absent("commits/0", b"1")
+    calls = []
+    for name in ("open", "write", "fsync", "link", "close", "lstat", "stat", "mkdir", "unlink"):
+        original = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *a, _n=name, _o=original, **k: (calls.append(_n), _o(*a, **k))[1])
+    storage.put_if_absent("commits/1", b"1")
+    assert calls == ["open", "write", "fsync", "link", "close", "fsync"]
+
+
+def test_a_folder_that_was_removed_and_made_anew_is_found(tmp_path):
+    storage = LocalStorage(str(tmp_path))
+    for number in range(3):
+        assert storage.put_if_absent("commits/0", b"%d" % number)
+        (tmp_path / "commits").rename(tmp_path / f"old-{number}")
+        shutil.rmtree(tmp_path / f"old-{number}")
+        if number:
+            (tmp_path / "commits").mkdir()
+    assert storage.list_folders() == []
+
+
+def test_descriptors_of_folders_are_few_and_closed(tmp_path):
+    def descriptors():
+        return len(os.listdir("/proc/self/fd"))
+
+    gc.collect()
+    before = descriptors()
+    storage = LocalStorage(str(tmp_path))
+    for number in range(20):
+        storage.put_if_absent(f"folder-{number}/0", b"1")
+        storage.put_if_absent(f"deep/{number}/0", b"1")
+    assert descriptors() <= before + 4
+    del storage
+    gc.collect()
+    assert descriptors() == before
 
 
 def on_same_device(folder):
@@ -98,7 +152,19 @@ def test_names_of_folders_made_by_others_are_synced_too(tmp_path, system_calls):
     assert {("fsync", str(tmp_path)), ("fsync", str(tmp_path / "parts")), ("fsync", str(folder))} <= set(system_calls)
     system_calls.clear()
     storage.put("parts/7/y", b"1")
-    assert [call[1] for call in system_calls if call[0] == "fsync"][1:] == [str(folder)], "only once per folder"
+    again = [call[1] for call in system_calls if call[0] == "fsync"][1:]
+    assert again == [str(folder), str(tmp_path / "parts")], (
+        "but a folder right below the root stays, once it is durable"
+    )
+
+
+def test_folders_right_below_the_root_are_never_removed(tmp_path):
+    """That their names are durable is remembered: one who removed and remade them could die before his fsync."""
+    storage = LocalStorage(str(tmp_path))
+    storage.put("parts/7/x", b"1")
+    storage.delete("parts/7/x")
+    assert [path.name for path in tmp_path.iterdir()] == ["parts"]
+    assert storage.list_folders() == []
 
 
 def test_a_lost_race_leaves_the_winner_durable_and_no_temporary_file(tmp_path, system_calls, files_below):
@@ -118,29 +184,29 @@ def test_sync_reaches_every_folder(tmp_path, system_calls):
     assert sorted(system_calls) == [("fsync", str(tmp_path / folder)) for folder in ("parts", "parts/1", "parts/2")]
 
 
-def test_a_lost_answer_to_a_link_is_recognised(tmp_path, monkeypatch, files_below):
+def test_a_lost_answer_to_a_link_is_recognised(tmp_path, monkeypatch, new_files, files_below):
     """NFS repeats a request whose answer was lost; the repetition finds the name taken, by ourselves."""
     real = os.link
 
-    def link_twice(source, target):
-        real(source, target)
-        real(source, target)
+    def link_twice(source, target, **options):
+        real(source, target, **options)
+        real(source, target, **options)
 
-    monkeypatch.setattr(_posix.os, "link", link_twice)
+    monkeypatch.setattr(os, "link", link_twice)
     assert LocalStorage(str(tmp_path)).put_if_absent("a", b"1") is True
     assert files_below(tmp_path) == ["a"]
 
 
 def test_a_file_system_without_exclusive_creation_is_refused(tmp_path, monkeypatch, files_below):
-    def link(*_args):
+    def link(*_args, **_options):
         raise OSError(errno.ENOTSUP, "not supported")
 
     class Library:
         renameat2 = staticmethod(lambda *_args: -1)
 
-    monkeypatch.setattr(_posix.os, "link", link)
-    monkeypatch.setattr(_posix.ctypes, "CDLL", lambda *_args, **_kwargs: Library)
-    monkeypatch.setattr(_posix.ctypes, "get_errno", lambda: errno.EINVAL)
+    monkeypatch.setattr(os, "link", link)
+    monkeypatch.setattr(_new_files.ctypes, "CDLL", lambda *_args, **_kwargs: Library)
+    monkeypatch.setattr(_new_files.ctypes, "get_errno", lambda: errno.EINVAL)
     with pytest.raises(StorageError, match=r"neither hard links nor exclusive rename.*another file system"):
         LocalStorage(str(tmp_path)).put_if_absent("a", b"1")
     assert files_below(tmp_path) == []
@@ -235,7 +301,7 @@ def test_a_failing_disk_is_named_and_leaves_nothing(tmp_path, monkeypatch, opera
         raise OSError(code, os.strerror(code))
 
     with monkeypatch.context() as patch:
-        patch.setattr(_posix.os, function, fail)
+        patch.setattr(os, function, fail)
         with pytest.raises(StorageError) as caught:
             getattr(storage, operation)("parts/x", b"data")
     message = str(caught.value)
