@@ -96,7 +96,9 @@ def resume(
     return run_request(request)
 
 
-def retry_quarantined(run: str, nproc: int | None = None, *, max_errors: int | None = None) -> RunResult:
+def retry_quarantined(
+    run: str, nproc: int | None = None, *, max_errors: int | None = None, allow_import: bool | None = None
+) -> RunResult:
     """Process the chunks that hold quarantined samples again, after what made them fail was mended.
 
     The first result stays; the new one lies beside it (``retries/0001/``) and is what readers see once it is
@@ -106,14 +108,15 @@ def retry_quarantined(run: str, nproc: int | None = None, *, max_errors: int | N
         run: A complete run's directory or URL.
         nproc: Workers on this machine; None keeps the number it was started with.
         max_errors: Samples that may fail again; None keeps the number.
+        allow_import: As for ``resume``.
 
     Returns:
         The new result; the old one if no sample is quarantined.
 
     Raises:
         RunNotFoundError: There is no run.
-        ConfigError: The run is not complete, or was started from Python objects, which are not stored. For the
-            latter the retry has begun: run the same script again with the same ``run_id``.
+        ConfigError: The run is not complete; or ``resume`` refuses, and its message says how to go on, for the retry
+            has begun.
     """
     storage = open_storage(Assembler(get_catalog().registry), run)
     opened = open_existing(storage, working=True)
@@ -131,7 +134,7 @@ def retry_quarantined(run: str, nproc: int | None = None, *, max_errors: int | N
         if not chunks:
             return result_of(opened, stored)
         begin_retry(storage, len(retries) + 1, chunks)
-    return resume(run, nproc, max_errors=max_errors)
+    return resume(run, nproc, max_errors=max_errors, allow_import=allow_import)
 
 
 def _stored_request(opened: RunDirectory, run: str) -> RunRequest:

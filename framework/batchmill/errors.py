@@ -155,9 +155,3 @@ class ModelError(BatchmillError):
     """A model, version or checkpoint is unknown, changed on disk, or was used against the rules."""
 
     exit_code = EXIT_USAGE
-
-
-class PreemptedError(BatchmillError):
-    """The run stopped early on request; it is resumable under the same run id."""
-
-    exit_code = EXIT_PREEMPTED

@@ -16,6 +16,7 @@ from batchmill import (
     retry_quarantined,
     run,
 )
+from batchmill.engine import trust
 from batchmill.inspection import describe_run, verify_run
 
 BAD = {5, 130, 131, 777}
@@ -102,6 +103,14 @@ def test_a_retry_gives_what_a_run_without_failures_gives(complete, make_request,
     assert {name: after[name] for name in before} == before, "nothing of the first result was touched"
     assert verify_run(str(complete)).ok
     assert describe_run(str(complete)).quarantined == 0
+
+
+def test_code_is_imported_for_a_retry_in_a_folder_of_others_with_leave_only(complete, monkeypatch):
+    monkeypatch.setattr(trust, "_is_own_group", lambda gid: False)
+    complete.chmod(0o770)
+    with pytest.raises(ConfigError, match="others than its owner may write to"):
+        retry_quarantined(str(complete))
+    assert retry_quarantined(str(complete), allow_import=True).quarantined == 0
 
 
 def test_only_the_chunks_with_failures_are_processed_again(complete):

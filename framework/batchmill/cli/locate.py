@@ -21,6 +21,16 @@ def output_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def allow_import_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--allow-import`` to a verb that goes on with a run."""
+    return click.option(
+        "--allow-import/--no-import",
+        default=None,
+        help="Whether its configuration may name code to import; by default as when it began, if only you can have "
+        "written its folder.",
+    )(command)
+
+
 def locate(run: str, output: str = DEFAULT_OUTPUT) -> str:
     """Return the directory or URL of a run.
 

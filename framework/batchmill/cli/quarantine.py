@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from batchmill.cli.display import reserved_stdout, show_json, show_table
-from batchmill.cli.locate import locate, output_option
+from batchmill.cli.locate import allow_import_option, locate, output_option
 from batchmill.cli.run import finish
 
 _SHOWN = 20
@@ -55,11 +55,18 @@ def quarantined(run: str, output: str, jsonl: bool) -> None:
 @click.argument("run")
 @click.option("--nproc", type=click.IntRange(min=1), help="Workers on this machine; by default as many as before.")
 @click.option("--max-errors", type=click.IntRange(min=0), help="Samples that may fail again; by default as before.")
+@allow_import_option
 @output_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output, and nothing else.")
 @click.pass_context
 def retry_quarantined(
-    ctx: click.Context, run: str, nproc: int | None, max_errors: int | None, output: str, as_json: bool
+    ctx: click.Context,
+    run: str,
+    nproc: int | None,
+    max_errors: int | None,
+    allow_import: bool | None,
+    output: str,
+    as_json: bool,
 ) -> None:
     """Try samples that failed again.
 
@@ -74,5 +81,5 @@ def retry_quarantined(
 
     where = locate(run, output)
     with reserved_stdout(as_json):
-        result = api.retry_quarantined(where, nproc, max_errors=max_errors)
+        result = api.retry_quarantined(where, nproc, max_errors=max_errors, allow_import=allow_import)
     finish(ctx, result, as_json)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchmill.cli.display import number, percent, reserved_stdout, show_facts, show_json
-from batchmill.cli.locate import locate, output_option
+from batchmill.cli.locate import allow_import_option, locate, output_option
 
 if TYPE_CHECKING:
     from batchmill.contracts.run import RunRequest, RunResult
@@ -99,12 +99,7 @@ def run(
 @click.argument("run")
 @click.option("--nproc", type=click.IntRange(min=1), help="Workers on this machine; by default as many as before.")
 @output_option
-@click.option(
-    "--allow-import/--no-import",
-    default=None,
-    help="Whether its configuration may name code to import; by default as when it began, if only you can have "
-    "written its folder.",
-)
+@allow_import_option
 @click.option("--max-errors", type=click.IntRange(min=0), help="Samples that may fail; by default as before.")
 @click.option(
     "--on-error", type=click.Choice(["quarantine", "fail"]), help="What to do with them; by default as before."

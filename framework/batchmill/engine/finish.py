@@ -182,13 +182,16 @@ def collect_garbage(run: RunDirectory, result: Mapping[str, Any]) -> list[str]:
     return deleted
 
 
-def result_of(run: RunDirectory, stored: Mapping[str, Any] | None, stop_reason: str | None = None) -> RunResult:
+def result_of(
+    run: RunDirectory, stored: Mapping[str, Any] | None, stop_reason: str | None = None, read: bool = True
+) -> RunResult:
     """Return a run's result as far as it is committed.
 
     Args:
         run: The run.
         stored: ``result.json``, or None while it is not complete.
         stop_reason: Why this launch stopped, if it did.
+        read: Whether to read the records of a run that is not complete, to tell its outputs and quarantined samples.
     """
     if stored is not None:
         return RunResult(
@@ -202,7 +205,7 @@ def result_of(run: RunDirectory, stored: Mapping[str, Any] | None, stop_reason: 
             outputs=tuple(stored["outputs"]),
         )
     committed = sorted(run.log.committed())
-    records = list(read_records(run, committed))
+    records = list(read_records(run, committed)) if read else []
     samples = run.grid.samples_in(committed)
     return RunResult(
         run_id=run.run_id,

@@ -65,6 +65,7 @@ class Surroundings:
         processing: Called with the chunk that is begun, and with None at its end.
         suspects: Chunks that have killed workers, by now.
         start_trials: Starts a process in which rows of such chunks are tried; None if there can be none.
+        asks_for_outputs: Whether the result of a stopped run should tell its outputs, for which all records are read.
     """
 
     distributed: DistributedContext = field(default_factory=DistributedContext)
@@ -79,6 +80,7 @@ class Surroundings:
     processing: Callable[[int | None], object] = lambda chunk: None
     suspects: Collection[int] = ()
     start_trials: Callable[[], TrialProcess] | None = None
+    asks_for_outputs: bool = True
 
 
 def execute(request: RunRequest, registry: ComponentRegistry, surroundings: Surroundings) -> RunResult:
@@ -154,7 +156,7 @@ def _execute_open(opened: OpenedRun, committed: set[int], surroundings: Surround
         tools = _Tools(context, reducers, sideline, hooks, states, writer, claims, takeover)
         complete = _work(opened, surroundings, processor, tools)
         if not complete:
-            return result_of(run, None, surroundings.stop.reason)
+            return result_of(run, None, surroundings.stop.reason, surroundings.asks_for_outputs)
         surroundings.worked()
         stored = finish_run(run, reducers, sideline.restore)
         if distributed.rank == 0:

@@ -75,6 +75,7 @@ def _work(channel: Channel, line: _Line, life: _SignsOfLife) -> int:
         worked=lambda: channel.send("worked"),
         processing=lambda chunk: channel.send("processing", chunk=chunk),
         suspects=line.suspects,
+        asks_for_outputs=False,  # the supervisor tells them, once for all workers, which have little time to leave
     )
     progress = life.progress = surroundings.progress
 

@@ -159,6 +159,7 @@ def test_a_signal_drains_the_run(launch: Launcher, output: Path, number: signal.
     assert "Traceback" not in run.stderr
     _, records = check_wreck(output / "run")
     assert 3 <= len(records) < 21
+    assert told["samples"] == sum(record["stop"] - record["start"] for record in records.values())
     assert run_here(request).complete
     assert_doubler(check_complete(output / "run"))
 
