@@ -15,6 +15,7 @@ from benchmarks.measure import Goal, Outcome, Spent, interleave, timed
 PART_BYTES = 256 * 1024
 COMMIT_SECONDS = 0.002
 WITH_PART = "commit of a record and a part of 256 KiB"
+BY_HAND = "the same of 256 KiB, then of a record, by hand"
 
 
 def w8(short: bool) -> Outcome:
@@ -23,8 +24,9 @@ def w8(short: bool) -> Outcome:
     part = secrets.token_bytes(PART_BYTES)
     timings = interleave(
         {
-            "write, fsync, link, fsync folder": lambda: by_hand(commits),
+            "write, fsync, link, fsync folder": lambda: by_hand(commits, None),
             "commit of a record": lambda: by_log(commits, None),
+            BY_HAND: lambda: by_hand(commits, part),
             WITH_PART: lambda: by_log(commits, part),
         },
         repeats=1 if short else 7,
@@ -35,13 +37,19 @@ def w8(short: bool) -> Outcome:
     return Outcome("W8", f"{commits} commits", timings, commits, [goal])
 
 
-def by_hand(commits: int) -> Spent:
-    """Return what it takes for durable, exclusive files of a record's size."""
+def by_hand(commits: int, part: bytes | None) -> Spent:
+    """Return what it takes for durable, exclusive files of a record's size, each after its part if there is one."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder, parts = Path(name) / "commits", Path(name) / "parts"
+        folder.mkdir()
+        parts.mkdir()
 
         def work() -> None:
             for number in range(commits):
+                if part is not None:
+                    (parts / str(number)).mkdir()
+                    create(parts / str(number), 0, part)
+                    sync(parts)
                 create(folder, number, b"x" * 400)
 
         return timed(work)
@@ -56,6 +64,11 @@ def create(folder: Path, number: int, data: bytes) -> None:
     os.close(descriptor)
     os.link(staged, folder / f"{number}.json")
     os.unlink(staged)
+    sync(folder)
+
+
+def sync(folder: Path) -> None:
+    """Make the names in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
