@@ -1,6 +1,7 @@
 """kill -9 at random moments, then resume with another number of workers: the same bytes as an undisturbed run.
 
-Every trial is made from its seed alone, which a failure names. ``BATCHMILL_TRIALS`` sets how many the campaign has.
+Every trial is made from its seed alone, which a failure names. ``BATCHMILL_TRIALS`` sets how many the campaign has,
+and ``BATCHMILL_FIRST_SEED`` where its seeds begin.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from batchmill.inspection import verify_run
 pytestmark = linux_only
 
 TRIALS = int(os.environ.get("BATCHMILL_TRIALS", "200"))
+FIRST_SEED = int(os.environ.get("BATCHMILL_FIRST_SEED", "1000"))  # so that several processes share a campaign
 SHORT_FORKED, SHORT_LAUNCHED = 46, 6  # about 200 kills of workers
 REDUCED = {"pause": 0.004}
 
@@ -93,7 +95,7 @@ def test_workers_killed_at_random(zygote: Zygote, tmp_path: Path, undisturbed: C
 
 @pytest.mark.campaign
 def test_many_workers_killed_at_random(zygote: Zygote, tmp_path: Path, undisturbed: CheckedRun) -> None:
-    forked_trials(zygote, tmp_path, range(1000, 1000 + TRIALS), undisturbed)
+    forked_trials(zygote, tmp_path, range(FIRST_SEED, FIRST_SEED + TRIALS), undisturbed)
 
 
 # --- the real launcher: each trial costs two starts of Python and torch ---

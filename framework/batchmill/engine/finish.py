@@ -62,11 +62,13 @@ def finish_run(run: RunDirectory, reducers: ReducerSet, restore: Restore) -> dic
         first = with_retries(lambda: run.storage.put_if_absent(RESULT, data))
         stored = run.read_result()
         assert stored is not None, "the result was just written"
-    settle_run(run, stored, restore, collect=first)
+    settle_run(run, stored, restore, collect=first, durable=first)
     return stored
 
 
-def settle_run(run: RunDirectory, stored: Mapping[str, Any], restore: Restore, *, collect: bool) -> None:
+def settle_run(
+    run: RunDirectory, stored: Mapping[str, Any], restore: Restore, *, collect: bool, durable: bool = False
+) -> None:
     """Do what follows a result: its metrics to the tracker, garbage away, and ``_SUCCESS`` last. Repeating it is safe.
 
     Args:
@@ -74,7 +76,10 @@ def settle_run(run: RunDirectory, stored: Mapping[str, Any], restore: Restore, *
         stored: Its ``result.json``.
         restore: Called with the report of the final metrics.
         collect: Whether to delete what no record names.
+        durable: Whether the result is known to be durable; another worker's may as yet be only visible.
     """
+    if not durable:  # else a power loss could keep _SUCCESS and lose what it stands for
+        with_retries(lambda: run.storage.put_if_absent(RESULT, run.storage.get(RESULT)))
     restore(final_reports(run, stored))
     if collect and not retried_chunks(run.storage):  # what a retry replaces stays whole
         collect_garbage(run, stored)

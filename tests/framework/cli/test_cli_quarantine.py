@@ -68,7 +68,9 @@ class TestRetry:
         engine.answers = [result()]
         done = invoke("retry-quarantined", "memory://x/first", "--nproc", "3", "--max-errors", "7")
         assert done.exit_code == 0, done.stderr
-        assert engine.resumed == [("memory://x/first", 3)] and engine.changes == [{"max_errors": 7, "allow_import": None}]
+        assert engine.resumed == [("memory://x/first", 3)] and engine.changes == [
+            {"max_errors": 7, "allow_import": None}
+        ]
         assert "Run first is complete" in done.stdout
 
     def test_a_run_from_python_objects_says_what_to_do(self, invoke: Invoke, failed: Path) -> None:

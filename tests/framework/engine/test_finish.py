@@ -194,6 +194,18 @@ def test_settling_twice_changes_nothing_more(committed, storage):
     assert tracker.reports == final_reports(committed, stored)
 
 
+def test_the_result_of_another_worker_is_durable_before_success_is_told(committed, storage, monkeypatch):
+    """Simulated schedule 1030003: it was visible only, and a power loss kept ``_SUCCESS`` without it."""
+    finish_run(committed, reducers(), Tracker())
+    storage.delete(SUCCESS)
+    created, put_if_absent = [], storage.put_if_absent
+    monkeypatch.setattr(
+        storage, "put_if_absent", lambda path, data: (created.append(path), put_if_absent(path, data))[1]
+    )
+    finish_run(committed, reducers(), Tracker())
+    assert created == [RESULT, SUCCESS]
+
+
 def test_a_result_is_confirmed_once_it_is_settled_and_durable(committed, storage):
     """Another launch may have made it visible a moment ago, without having come to its fsync yet."""
     assert confirmed_result(committed) is None
