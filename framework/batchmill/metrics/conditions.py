@@ -127,7 +127,8 @@ def _judge(condition: Condition, rows: Mapping[str, Compared]) -> Outcome:
     if measured is None:
         raise _not_comparable(condition, row, rows)
     holds = OPERATORS[condition.operator](measured, condition.threshold)
-    return Outcome(condition, measured, holds, abs(difference(condition.threshold, measured)))
+    distance = difference(condition.threshold, measured)
+    return Outcome(condition, measured, holds, distance if distance >= 0 else -distance)
 
 
 def _measured(subject: Subject, row: Compared) -> Number | None:
