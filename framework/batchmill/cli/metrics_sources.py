@@ -20,6 +20,7 @@ from batchmill.tracked_values import check_name
 DEFAULT_TRACKER = "sqlite"
 _LISTED = 10
 _DATA_FACTS = ("limit", "max_batches")
+_SOFTWARE_FACT = "dataset.plugin"
 
 
 def tracker_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -168,13 +169,18 @@ def _read_run(given: str, where: str, version: str | None) -> Reports:
     opened = inspection.open_run_directory(where)
     result = opened.read_result()
     covers = opened.manifest["fingerprint"]["covers"]
+    facts = covers if isinstance(covers, Mapping) else {}
     return Reports(
         given=given,
         run_id=opened.run_id,
         path=opened.path,
         version=version,
         complete=result is not None,
-        data={key: covers[key] for key in covers if key.startswith("dataset.") or key in _DATA_FACTS},
+        data={
+            key: value
+            for key, value in facts.items()
+            if key in _DATA_FACTS or (key.startswith("dataset.") and key != _SOFTWARE_FACT)
+        },
         reports=[
             *inspection.describe_run(where).reports,
             *(final_reports(opened, result) if result is not None else []),
