@@ -39,12 +39,11 @@ def relative_difference(a: Number, b: Number) -> Number:
 
     It is 0 where nothing changed, and infinite, with the sign of the change, from 0 and where an infinity takes part.
     """
-    change = difference(a, b)
-    if change == 0:
+    if a == b:
         return Fraction(0)
-    if isinstance(change, float) or isinstance(a, float) or a == 0:
-        return math.inf if change > 0 else -math.inf
-    return change / abs(a)
+    if isinstance(a, float) or isinstance(b, float) or a == 0:
+        return math.inf if b > a else -math.inf
+    return (b - a) / abs(a)
 
 
 def nearest_float(number: Number) -> float:

@@ -11,7 +11,7 @@ import pytest
 from click.testing import Result
 from metric_runs import HOSTILE, MATRIX, THIRD, TURNED
 
-from batchmill import client
+from batchmill import MetricsRecord, client
 
 Invoke = Callable[..., Result]
 
@@ -93,6 +93,25 @@ class TestRows:
         assert "list of 10 x 10" in best
         assert "*" not in by_key["tonight", "inference", "2"]
         assert shown[-1] == "* best in its group; lower is better: loss"
+
+    def test_ranks_and_several_versions_are_told_apart(self, invoke: Invoke, folder: Path) -> None:
+        tracker = client.connect("runs")
+        try:
+            for name in ("a", "b"):
+                weights = folder / name
+                weights.write_text(name)
+                version = client.create_model(name).register_version(weights)
+                tracker.link_run("both", "runs/both", version.checkpoint.uuid, name, 1)
+            for rank in (0, 1):
+                tracker.report(MetricsRecord("both", "speed", 5, {"latency_ms": 3.5 - rank}, "2026-01-01", rank))
+        finally:
+            client.disconnect()
+        header, first, second, _ = invoke("metrics").stdout.splitlines()
+        assert header.split() == ["run", "group", "step", "rank", "model", "latency_ms"]
+        assert first.split() == ["both", "speed", "5", "0", "a:1", "b:1", "3.5"]
+        assert second.split() == ["both", "speed", "5", "1", "a:1", "b:1", "2.5", "*"]
+        (row, _) = rows_of(invoke("metrics", "--model", "b", "--json"))
+        assert row["versions"] == [{"model": "b", "version": 1}]
 
     def test_directions_are_taken_from_the_command_line(self, invoke: Invoke, reported: Path) -> None:
         filters = ["--group", "inference", "--metric", "loss", "--metric", "accuracy"]
