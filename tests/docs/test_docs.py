@@ -131,7 +131,10 @@ def test_documented_commands_and_options_exist() -> None:
             if verb is None or verb.startswith("-"):
                 continue
             assert verb in known, f"{name_of(page)}: there is no verb {verb!r} in: {line}"
-            options = {o for p in known[verb].params if isinstance(p, click.Option) for o in (*p.opts, "--help", "-h")}
+            command = known[verb]
+            if isinstance(command, click.Group) and len(words) > 2 and words[2] in command.commands:
+                command = command.commands[words[2]]
+            options = {o for p in command.params if isinstance(p, click.Option) for o in (*p.opts, "--help", "-h")}
             given = {word.partition("=")[0] for word in words[2:] if word.startswith("-")}
             assert given <= options, f"{name_of(page)}: {verb} has no option {given - options}: {line}"
             seen.add(verb)

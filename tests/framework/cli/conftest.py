@@ -99,3 +99,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def runs_that_reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the runs of ``metric_runs``."""
+    from metric_runs import make_runs
+
+    folder = tmp_path_factory.mktemp("reported")
+    make_runs(folder)
+    return folder
+
+
+@pytest.fixture
+def reported(runs_that_reported: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same as working directory."""
+    monkeypatch.chdir(runs_that_reported)
+    return runs_that_reported

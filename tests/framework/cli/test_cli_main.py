@@ -14,7 +14,8 @@ from batchmill.cli import app
 from batchmill.errors import BatchmillError, ConfigError, StorageError
 
 Invoke = Callable[..., Result]
-VERBS = ["run", "resume", "ls", "show", "quarantined", "retry-quarantined", "verify", "repair", "plugins", "doctor"]
+VERBS = ["run", "resume", "ls", "show", "metrics", "quarantined", "retry-quarantined", "verify", "repair"]
+VERBS += ["plugins", "doctor"]
 
 
 def test_version(invoke: Invoke) -> None:
@@ -25,7 +26,7 @@ def test_help_lists_every_verb_and_exit_code(invoke: Invoke) -> None:
     text = invoke("--help").stdout
     assert [verb for verb in VERBS if f"\n  {verb} " not in text] == []
     assert "..." not in text.partition("Commands:")[2]
-    for code in ("0 complete", "75 stopped early", "65 ", "70 ", "73 ", "74 ", "78 "):
+    for code in ("0 complete", "1 a --fail-if condition holds", "75 stopped early", "65 ", "70 ", "73 ", "74 ", "78 "):
         assert code in " ".join(text.split())
 
 
@@ -132,7 +133,9 @@ def imported_after(*calls: list[str]) -> list[list[Any]]:
 
 def test_quick_answers_import_nothing_heavy(folder: Path) -> None:
     calls = [["--help"], ["run", "--help"], ["plugins"], ["plugins", "--json"], ["ls"], ["ls", "--json"]]
-    assert imported_after(*calls, ["show", "nowhere"]) == [[0, []]] * len(calls) + [[2, []]]
+    calls += [["metrics"], ["metrics", "--json"], ["metrics", "compare", "--help"]]
+    wrong = [["show", "nowhere"], ["metrics", "compare", "a", "b"], ["metrics", "compare", "m:1", "m:2"]]
+    assert imported_after(*calls, *wrong) == [[0, []]] * len(calls) + [[2, []]] * len(wrong)
 
 
 def test_config_errors_import_no_more_than_hydra(folder: Path) -> None:
