@@ -3,12 +3,12 @@ import pytest
 from batchmill import settings
 from batchmill.errors import ConfigError
 from batchmill.plugin_manager import Catalog
-from batchmill.settings.composition import product
 from batchmill.settings.session import open_session
+from batchmill.settings.sweep import label_of, product
 
 
 def test_the_product_in_the_order_given(catalog: Catalog, base: list[str]) -> None:
-    jobs = settings.expand([*base, "model.name=m", "model.version=1,2", "batch_size=32,64"], catalog)
+    jobs = settings.expand([*base, "model.name=m", "model.version=1,2", "batch_size=32,64"], catalog).jobs
     assert [(job.request.model_version, job.request.batch_size) for job in jobs] == [
         (version, size) for version in (1, 2) for size in (32, 64)
     ]
@@ -39,7 +39,7 @@ def test_every_form_of_sweep(catalog: Catalog, base: list[str], sweep: str, valu
 
 
 def test_values_arrive_as_they_were_written(catalog: Catalog, base: list[str]) -> None:
-    jobs = settings.expand([*base, "output='a, b',c", "reducers=[],[accuracy]"], catalog)
+    jobs = settings.expand([*base, "output='a, b',c", "reducers=[],[accuracy]"], catalog).jobs
     assert [(job.request.output, list(job.request.reducers)) for job in jobs] == [
         ("a, b", []),
         ("a, b", ["accuracy"]),
@@ -49,13 +49,13 @@ def test_values_arrive_as_they_were_written(catalog: Catalog, base: list[str]) -
 
 
 def test_without_a_sweep_there_is_one_job(catalog: Catalog, base: list[str]) -> None:
-    (job,) = settings.expand(base, catalog)
+    (job,) = settings.expand(base, catalog).jobs
     assert job.swept == {}
     assert job.request == settings.compose(base, catalog)
 
 
 def test_run_ids_differ_by_interpolation(catalog: Catalog, base: list[str]) -> None:
-    jobs = settings.expand([*base, "seed=1,2", "run_id=seed-${seed}"], catalog)
+    jobs = settings.expand([*base, "seed=1,2", "run_id=seed-${seed}"], catalog).jobs
     assert [job.request.run_id for job in jobs] == ["seed-1", "seed-2"]
 
 
@@ -79,5 +79,5 @@ def test_mistakes_show_before_any_job_runs(catalog: Catalog, base: list[str], gi
 
 
 def test_the_same_run_id_in_two_outputs_is_two_runs(catalog: Catalog, base: list[str]) -> None:
-    jobs = settings.expand([*base, "output=a,b", "run_id=x"], catalog)
+    jobs = settings.expand([*base, "output=a,b", "run_id=x"], catalog).jobs
     assert [(job.request.output, job.request.run_id) for job in jobs] == [("a", "x"), ("b", "x")]
