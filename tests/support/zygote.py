@@ -57,6 +57,7 @@ class Zygote:
         log = str(self.directory / f"{function}-{time.monotonic_ns()}.log")
         request = {"fork": function, "arguments": arguments, "environment": environment, "log": log}
         pid: int = self._ask(request)["pid"]
+        self._codes.pop(pid, None)  # of an earlier child: in a long campaign numbers come round again
         self._children.append(pid)
         return pid
 

@@ -1,15 +1,10 @@
 import itertools
 
 import pytest
-from hypothesis import settings
 
 from batchmill import StorageError
 from batchmill.engine import retries
 from batchmill_plugins.storage._memory import MemoryStorage
-
-# How long an example takes says nothing on a machine that is shared.
-settings.register_profile("no-deadline", deadline=None, max_examples=50)
-settings.load_profile("no-deadline")
 
 _numbers = itertools.count()
 
