@@ -135,7 +135,7 @@ def _all_versions(session: Session, catalog: Catalog, parsed: list[Override]) ->
     request = bind(session.compose(first), catalog)
     if request.model_name is None:
         raise ConfigError(f"{VERSION_KEY}={ALL} says all versions of no model: give model.name=NAME too.")
-    versions = [str(version.version) for version in _model_of(request).list_versions() if not version.archived]
+    versions = [str(version.version) for version in _model_of(request, catalog).list_versions() if not version.archived]
     if not versions:
         raise ConfigError(f"Model {request.model_name!r} has no versions that are not archived, so there are no jobs.")
     return [versions if override is asked[0] else override for override in parsed]
@@ -149,8 +149,8 @@ def _says_all(override: Override) -> bool:
     return False
 
 
-def _model_of(request: RunRequest) -> Model:
-    tracker = get_catalog().registry.get(Kind.TRACKER, request.tracker.name).load()
+def _model_of(request: RunRequest, catalog: Catalog) -> Model:
+    tracker = catalog.registry.get(Kind.TRACKER, request.tracker.name).load()
     with client.use(tracker(request.output, **request.tracker.settings)):
         return client.get_model(str(request.model_name))
 
