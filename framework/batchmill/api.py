@@ -13,10 +13,10 @@ from batchmill.contracts.run import RunRequest, RunResult, Selection
 from batchmill.engine.assembly import Assembler, open_storage
 from batchmill.engine.finish import confirmed_result, read_records, result_of
 from batchmill.engine.retry_view import begin_retry, read_retries
-from batchmill.engine.run_directory import RunDirectory, open_existing
+from batchmill.engine.run_directory import RunDirectory, check_run_id, join_url, open_existing
 from batchmill.engine.stopping import stop_reason
 from batchmill.engine.trust import check_leave_to_import
-from batchmill.errors import ConfigError, PluginError
+from batchmill.errors import ConfigError, PluginError, RunNotFoundError
 from batchmill.plugin_manager import get_catalog
 
 if TYPE_CHECKING:
@@ -53,13 +53,38 @@ def run(
 
 
 def run_request(request: RunRequest) -> RunResult:
-    """Run a composed request with the launcher that it selects."""
+    """Run a composed request with the launcher that it selects; a run that is complete needs none."""
     assembler = Assembler(get_catalog().registry, request.allow_import)
+    if (result := _finished(request, assembler)) is not None:
+        return result
     selection = assembler.complete_one(Kind.LAUNCHER, "launcher", request.launcher)
     launcher = assembler.build(Kind.LAUNCHER, selection)
     if not isinstance(launcher, Launcher):
         raise PluginError(f"Launcher {selection.name!r} is a {type(launcher).__name__}; expected batchmill.Launcher.")
     return launcher.launch(request)
+
+
+def _finished(request: RunRequest, assembler: Assembler) -> RunResult | None:
+    """Return the result of a run that is complete, without starting workers; None if there is anything to do.
+
+    Raises:
+        ConfigMismatchError: It is complete with other settings or data.
+    """
+    if request.run_id is None:
+        return None
+    selection = assembler.complete_one(Kind.STORAGE, "storage", request.storage)
+    try:
+        path = join_url(request.output, check_run_id(request.run_id))
+        existing = open_existing(open_storage(assembler, path, selection), working=True)
+    except RunNotFoundError:
+        return None
+    stored = confirmed_result(existing)
+    if stored is None:
+        return None
+    from batchmill.engine.opening import check_same  # here, for it loads torch
+
+    check_same(existing, request, get_catalog().registry)
+    return result_of(existing, stored)
 
 
 def resume(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -63,8 +64,9 @@ def run(
       batchmill run +processor.name=my_module:MyProcessor +processor.times=3 allow_import=true dataset=...
 
     \b
-    Three versions of a model, one table at the end:
+    Three versions of a model, or all, one table at the end; the same command goes on with a sweep that was stopped:
       batchmill run -m model.name=digits model.version=1,2,3 processor=... dataset=...
+      batchmill run -m model.name=digits model.version=all sweep.name=nightly processor=... dataset=...
 
     \b
     Look before you run:
@@ -74,20 +76,19 @@ def run(
     from batchmill import settings
 
     if multirun:
-        jobs = settings.expand(overrides, config_dir=config_dir)
+        sweep = settings.expand(overrides, config_dir=config_dir)
     else:
-        from batchmill.settings import SweepJob
-
-        jobs = [SweepJob({}, settings.compose(overrides, config_dir=config_dir))]
+        sweep = settings.Sweep(None, [settings.SweepJob({}, settings.compose(overrides, config_dir=config_dir))])
+    jobs = sweep.jobs
     if cfg is not None:
         _show_configs(jobs, as_json=as_json or cfg == "json", several=multirun)
     elif dry_run:
         _show_plans(jobs, as_json, several=multirun)
     elif multirun:
-        from batchmill.cli.sweep import run_jobs, show_outcomes, worst_code
+        from batchmill.cli.sweep import begin_sweep, run_jobs, show_outcomes, worst_code
 
         with reserved_stdout(as_json):
-            outcomes = run_jobs(jobs)
+            outcomes = run_jobs(begin_sweep(sweep))
         if _speaks():
             show_outcomes(outcomes, as_json)
         ctx.exit(worst_code(outcomes))
@@ -172,7 +173,7 @@ def show_result(result: RunResult) -> None:
     show_facts(f"Run {result.run_id} stopped early: {result.stop_reason or 'not all samples were asked for'}", facts)
 
 
-def _show_configs(jobs: list[SweepJob], as_json: bool, several: bool) -> None:
+def _show_configs(jobs: Sequence[SweepJob], as_json: bool, several: bool) -> None:
     from batchmill import settings
 
     configs = [settings.as_config(job.request) for job in jobs]
@@ -182,7 +183,7 @@ def _show_configs(jobs: list[SweepJob], as_json: bool, several: bool) -> None:
     click.echo("---\n".join(settings.to_yaml(config) for config in configs), nl=False)
 
 
-def _show_plans(jobs: list[SweepJob], as_json: bool, several: bool) -> None:
+def _show_plans(jobs: Sequence[SweepJob], as_json: bool, several: bool) -> None:
     from batchmill import api
 
     with reserved_stdout(as_json):

@@ -26,7 +26,7 @@ from batchmill.errors import (
 
 if TYPE_CHECKING:
     from batchmill.contracts.run import RunResult
-    from batchmill.settings import SweepJob
+    from batchmill.settings import Sweep, SweepJob
 
 # Worst first: the sweep's exit code is the first of these that a job has.
 _SEVERITY = (
@@ -52,6 +52,19 @@ class Outcome:
     result: RunResult | None = None
     error: str | None = None
     exit_code: int = EXIT_PREEMPTED
+
+
+def begin_sweep(sweep: Sweep) -> Sequence[SweepJob]:
+    """Return the jobs of a sweep, each with the run id by which the same command finds it again; say what it is."""
+    from batchmill.launch.naming import new_run_id
+    from batchmill.settings import name_runs
+
+    name = sweep.name or new_run_id()
+    hint = ""
+    if sweep.name is None and any(job.request.run_id is None for job in sweep.jobs):
+        hint = f" If it is stopped, the same command with sweep.name={name} goes on with it."
+    click.echo(f"Sweep {name}: {len(sweep.jobs)} jobs.{hint}", err=True)
+    return name_runs(name, sweep.jobs)
 
 
 def run_jobs(jobs: Sequence[SweepJob]) -> list[Outcome]:

@@ -122,6 +122,16 @@ def open_run(request: RunRequest, registry: ComponentRegistry, world_size: int) 
     return OpenedRun(parts.request, parts.assembler, directory, parts.dataset, parts.tracker, parts.model_version)
 
 
+def check_same(existing: RunDirectory, request: RunRequest, registry: ComponentRegistry) -> None:
+    """Check that a run has the settings and data of a request; the dataset is built for it.
+
+    Raises:
+        ConfigError: The request cannot be run.
+        ConfigMismatchError: The run was begun with other settings or data.
+    """
+    check_fingerprint(existing, json.loads(canonical_json(assemble(request, registry, 1).facts)))
+
+
 def plan_grid(request: RunRequest, length: int, world_size: int) -> Grid:
     """Return the grid that a first launch would freeze."""
     samples = planned_samples(length, request.batch_size, request.limit, request.max_batches, world_size)

@@ -74,7 +74,7 @@ def bind(tree: Mapping[str, Any], catalog: Catalog, given: Mapping[str, Selectio
     groups = {kind.value for kind in GROUPS}
     known = field_types(RootConfig)
     refuse_plain_secrets(tree, "")
-    refuse_references(tree, ("output", "run_id", "device", "model"))
+    refuse_references(tree, ("output", "run_id", "device", "model", "sweep"))
     for key in tree:
         if key not in groups and key not in known:
             raise unknown_key("The configuration", str(key), [*known, *groups], "key")
@@ -101,7 +101,11 @@ def bind(tree: Mapping[str, Any], catalog: Catalog, given: Mapping[str, Selectio
         chosen[key] = {alias: select(kind, f"{key}.{alias}", node) for alias, node in nodes.items()}
     _refuse_missing(missing)
     model = root.pop("model")
+    del root["sweep"]  # of which a run knows nothing
     return RunRequest(**root, **chosen, model_name=model["name"], model_version=model["version"])
+
+
+_NOT_OF_A_RUN = ("model", "sweep")
 
 
 def as_config(request: RunRequest) -> dict[str, Any]:
@@ -110,7 +114,7 @@ def as_config(request: RunRequest) -> dict[str, Any]:
     def node(selection: Selection) -> dict[str, Any]:
         return {NAME_KEY: selection.name, **selection.settings}
 
-    config: dict[str, Any] = {key: getattr(request, key) for key in field_types(RootConfig) if key != "model"}
+    config: dict[str, Any] = {key: getattr(request, key) for key in field_types(RootConfig) if key not in _NOT_OF_A_RUN}
     config["model"] = {"name": request.model_name, "version": request.model_version}
     for kind in SINGLE_KINDS:
         config[kind.value] = node(getattr(request, kind.value))

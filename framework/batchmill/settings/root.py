@@ -18,7 +18,7 @@ SINGLE_KINDS: tuple[Kind, ...] = tuple(kind for kind in GROUPS if kind not in NA
 # Key of a component's own name inside its config group.
 NAME_KEY = "name"
 
-_RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
 @dataclass
@@ -27,6 +27,17 @@ class ModelConfig:
 
     name: str | None = None
     version: int | str | None = None
+
+
+@dataclass
+class SweepConfig:
+    """What is said about a sweep as a whole; ``-m`` only."""
+
+    name: str | None = None
+
+
+# What the configuration of one run has there.
+NO_SWEEP = {"name": None}
 
 
 @dataclass
@@ -51,6 +62,7 @@ class RootConfig:
     hparams: dict[str, Any] = field(default_factory=dict)
     loader: dict[str, Any] = field(default_factory=lambda: {"num_workers": 0})
     model: ModelConfig = field(default_factory=ModelConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
 
 
 FREE_MAPPINGS = ("hparams", "loader")
@@ -71,12 +83,12 @@ def check_ranges(root: Mapping[str, Any]) -> None:
     check_policy(root["on_error"], root["on_nonfinite"], root["max_errors"])
     if not 0 <= root["seed"] < 2**32:
         raise ConfigError(f"seed={root['seed']} is out of range: expected 0 to {2**32 - 1}.")
-    run_id = root["run_id"]
-    if run_id is not None and (not _RUN_ID.fullmatch(run_id) or not run_id.strip(".")):
-        raise ConfigError(
-            f"run_id={run_id!r} cannot name a run: expected 1 to 128 letters, digits, '.', '_' and '-', "
-            f"and not dots alone."
-        )
+    for key, name, longest in (("run_id", root["run_id"], 128), ("sweep.name", root["sweep"]["name"], 50)):
+        if name is not None and (not _NAME.fullmatch(name) or not name.strip(".") or len(name) > longest):
+            raise ConfigError(
+                f"{key}={name!r} cannot name a {'run' if key == 'run_id' else 'sweep'}: expected 1 to {longest} "
+                f"letters, digits, '.', '_' and '-', and not dots alone."
+            )
     for key in ("output", "device"):
         if not root[key].strip():
             raise ConfigError(f"{key} is empty: expected {'a directory or URL' if key == 'output' else 'a device'}.")
