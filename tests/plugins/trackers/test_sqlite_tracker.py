@@ -163,7 +163,7 @@ def test_commits_are_durable_and_readers_do_not_block(tmp_path):
         assert connection.execute("PRAGMA foreign_keys").fetchone() == (1,)
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert connection.execute("PRAGMA busy_timeout").fetchone() == (60_000,)
-        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
         with ledger.reading() as other:
             assert other is None, "not committed yet"
     with ledger.reading() as connection:
