@@ -205,7 +205,10 @@ def _tell(tracker: Tracker, run: RunDirectory, kept: _Kept, path: str, report: R
             _link(tracker, run, link)
             report.links += 1
         except ModelError as error:
-            report.unlinked.setdefault(path, []).append(str(error))
+            used = f"checkpoint {link.checkpoint_uuid}"
+            if link.model_name is not None:
+                used = f"version {link.version} of model {link.model_name!r} ({used})"
+            report.unlinked.setdefault(path, []).append(f"It used {used}. {error}")
 
 
 def _link(tracker: Tracker, run: RunDirectory, link: RunLink) -> None:
@@ -218,10 +221,8 @@ def _link(tracker: Tracker, run: RunDirectory, link: RunLink) -> None:
         tracker.link_run(run.run_id, run.path, link.checkpoint_uuid, link.model_name, link.version)
     except ModelError:
         covers = run.manifest["fingerprint"]["covers"]
-        if link.model_name is None or (covers.get("model.name"), covers.get("model.version")) != (
-            link.model_name,
-            link.version,
-        ):
+        known = (covers.get("model.name"), covers.get("model.version")) if isinstance(covers, dict) else None
+        if link.model_name is None or known != (link.model_name, link.version):
             raise
         for record in tracker.get_versions(link.model_name):
             if record.version == link.version and record.checkpoint.digest == covers.get("model.digest"):

@@ -131,7 +131,15 @@ def imported_after(*calls: list[str]) -> list[list[Any]]:
 
 
 def test_quick_answers_import_nothing_heavy(folder: Path) -> None:
-    calls = [["--help"], ["run", "--help"], ["plugins"], ["plugins", "--json"], ["ls"], ["ls", "--json"]]
+    calls = [
+        ["--help"],
+        ["run", "--help"],
+        ["plugins"],
+        ["plugins", "--json"],
+        ["ls"],
+        ["ls", "--json"],
+        ["ls", "--rebuild"],
+    ]
     assert imported_after(*calls, ["show", "nowhere"]) == [[0, []]] * len(calls) + [[2, []]]
 
 
