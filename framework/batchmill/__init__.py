@@ -58,6 +58,11 @@ _PUBLIC = {
     "VersionRecord": "batchmill.contracts.tracker",
     "CheckpointRecord": "batchmill.contracts.tracker",
     "MetricsRecord": "batchmill.contracts.tracker",
+    "RunRecord": "batchmill.contracts.tracked_records",
+    "RunLink": "batchmill.contracts.tracked_records",
+    "ModelChanges": "batchmill.contracts.tracked_changes",
+    "VersionChanges": "batchmill.contracts.tracked_changes",
+    "CheckpointChanges": "batchmill.contracts.tracked_changes",
     # what first-party plugins share with everyone's
     "StaticClaims": "batchmill.engine.claims",
     "DynamicClaims": "batchmill.engine.claims",
@@ -68,7 +73,8 @@ _PUBLIC = {
     "client": "batchmill.client",
     "Model": "batchmill.models",
     "ModelVersion": "batchmill.models",
-    "Checkpoint": "batchmill.models",
+    "Checkpoint": "batchmill.checkpoints",
+    "TrackedRun": "batchmill.tracked_runs",
     # errors
     **dict.fromkeys(
         [
@@ -119,6 +125,7 @@ if TYPE_CHECKING:
     from batchmill.api import retry_quarantined as retry_quarantined
     from batchmill.api import run as run
     from batchmill.batch_process import torch_batch_process as torch_batch_process
+    from batchmill.checkpoints import Checkpoint as Checkpoint
     from batchmill.components import Component as Component
     from batchmill.components import ComponentRegistry as ComponentRegistry
     from batchmill.components import Kind as Kind
@@ -140,6 +147,11 @@ if TYPE_CHECKING:
     from batchmill.contracts.stateful import Stateful as Stateful
     from batchmill.contracts.storage import ObjectInfo as ObjectInfo
     from batchmill.contracts.storage import Storage as Storage
+    from batchmill.contracts.tracked_changes import CheckpointChanges as CheckpointChanges
+    from batchmill.contracts.tracked_changes import ModelChanges as ModelChanges
+    from batchmill.contracts.tracked_changes import VersionChanges as VersionChanges
+    from batchmill.contracts.tracked_records import RunLink as RunLink
+    from batchmill.contracts.tracked_records import RunRecord as RunRecord
     from batchmill.contracts.tracker import CheckpointRecord as CheckpointRecord
     from batchmill.contracts.tracker import MetricsRecord as MetricsRecord
     from batchmill.contracts.tracker import ModelRecord as ModelRecord
@@ -178,9 +190,9 @@ if TYPE_CHECKING:
     from batchmill.launch.in_process import InProcessLauncher as InProcessLauncher
     from batchmill.launch.local import LocalLauncher as LocalLauncher
     from batchmill.markers import hookimpl as hookimpl
-    from batchmill.models import Checkpoint as Checkpoint
     from batchmill.models import Model as Model
     from batchmill.models import ModelVersion as ModelVersion
     from batchmill.outputs import iter_outputs as iter_outputs
     from batchmill.outputs import iter_quarantined as iter_quarantined
     from batchmill.outputs import read_outputs as read_outputs
+    from batchmill.tracked_runs import TrackedRun as TrackedRun

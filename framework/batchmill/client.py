@@ -7,6 +7,7 @@
     model = client.create_model("digits")
     model.register_version("models/digits-small", labels=["production"])
     client.get_model("digits").get_version("production").get_metrics("validation")
+    client.get_run("nightly").get_metrics()
 
 Inside a run the client talks to the run's tracker. Elsewhere it talks to what ``connect`` opened, or else to
 the embedded tracker beside the runs in ``$BATCHMILL_TRACKER_OUTPUT``, by default ``runs``.
@@ -21,13 +22,15 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from batchmill import models
+from batchmill import checkpoints
+from batchmill.checkpoints import Checkpoint
 from batchmill.components import Kind
 from batchmill.contracts.tracker import Tracker
 from batchmill.errors import ModelError
-from batchmill.models import Checkpoint, Model
+from batchmill.models import Model
 from batchmill.plugin_manager import get_catalog
-from batchmill.tracked_values import check_json, check_labels, check_name
+from batchmill.tracked_runs import TrackedRun, find_run
+from batchmill.tracked_values import check_json, check_labels, check_name, check_text
 
 OUTPUT_VARIABLE = "BATCHMILL_TRACKER_OUTPUT"
 DEFAULT_OUTPUT = "runs"
@@ -51,6 +54,21 @@ def use(tracker: Tracker) -> Iterator[Tracker]:
         _in_context.reset(token)
 
 
+def open_tracker(output: str = DEFAULT_OUTPUT, tracker: str = DEFAULT_TRACKER, **settings: Any) -> Tracker:
+    """Return the tracker of an output.
+
+    Args:
+        output: The directory or URL that holds runs.
+        tracker: The registered name of the tracker component.
+        **settings: Its settings.
+
+    Raises:
+        UnknownComponentError: There is no such tracker.
+    """
+    opened: Tracker = get_catalog().registry.get(Kind.TRACKER, tracker).load()(output, **settings)
+    return opened
+
+
 def connect(output: str = DEFAULT_OUTPUT, tracker: str = DEFAULT_TRACKER, **settings: Any) -> Tracker:
     """Let the client talk to the tracker of an output, from now on and outside of runs.
 
@@ -66,7 +84,7 @@ def connect(output: str = DEFAULT_OUTPUT, tracker: str = DEFAULT_TRACKER, **sett
         UnknownComponentError: There is no such tracker.
     """
     global _connected
-    _connected = _build(output, tracker, **settings)
+    _connected = open_tracker(output, tracker, **settings)
     return _connected
 
 
@@ -85,7 +103,7 @@ def current_tracker() -> Tracker:
         return _in_use[-1]
     if _connected is not None:
         return _connected
-    return _build(os.environ.get(OUTPUT_VARIABLE) or DEFAULT_OUTPUT, DEFAULT_TRACKER)
+    return open_tracker(os.environ.get(OUTPUT_VARIABLE) or DEFAULT_OUTPUT, DEFAULT_TRACKER)
 
 
 def create_model(
@@ -107,7 +125,8 @@ def create_model(
     """
     tracker = current_tracker()
     checked = check_json(metadata or {}, f"The metadata of model {name!r}")
-    return Model(tracker, tracker.create_model(check_name(name), description, checked, check_labels(labels)))
+    described = check_text(description, f"The description of model {name!r}")
+    return Model(tracker, tracker.create_model(check_name(name), described, checked, check_labels(labels)))
 
 
 def get_model(name: str) -> Model:
@@ -138,7 +157,7 @@ def add_checkpoint(path: Path | str, metadata: Mapping[str, Any] | None = None) 
     Raises:
         ModelError: It is not there, is empty, or cannot be read.
     """
-    return models.add_checkpoint(current_tracker(), path, metadata or {})
+    return checkpoints.add_checkpoint(current_tracker(), path, metadata or {})
 
 
 def get_checkpoint(uuid: str) -> Checkpoint:
@@ -153,6 +172,20 @@ def get_checkpoint(uuid: str) -> Checkpoint:
     return Checkpoint(tracker, tracker.get_checkpoint(uuid))
 
 
-def _build(output: str, name: str, **settings: Any) -> Tracker:
-    tracker: Tracker = get_catalog().registry.get(Kind.TRACKER, name).load()(output, **settings)
-    return tracker
+def get_run(run: str | Path) -> TrackedRun:
+    """Return a run that reported metrics or used a checkpoint.
+
+    Args:
+        run: Its id, directory or URL.
+
+    Raises:
+        ModelError: The tracker knows none; the message lists those it knows.
+    """
+    tracker = current_tracker()
+    return TrackedRun(tracker, find_run(tracker.list_runs(), run))
+
+
+def list_runs() -> list[TrackedRun]:
+    """Return all runs that reported metrics or used a checkpoint, sorted by id."""
+    tracker = current_tracker()
+    return [TrackedRun(tracker, record) for record in tracker.list_runs()]

@@ -1,72 +1,20 @@
-"""Models, their versions and checkpoints: what a run used, and the metrics that runs reported about it."""
+"""Models and their versions: what a run used, and the metrics that runs reported about it."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from batchmill.checkpoint_files import FileDigest, describe_changes, digest_files, read_files
-from batchmill.contracts.tracker import CheckpointRecord, MetricsRecord, ModelRecord, Tracker, VersionRecord
+from batchmill.checkpoints import Checkpoint, add_checkpoint
+from batchmill.contracts.tracked_changes import ModelChanges, VersionChanges
+from batchmill.contracts.tracked_records import MetricsRecord, ModelRecord, VersionRecord
+from batchmill.contracts.tracker import Tracker
 from batchmill.errors import ModelError, did_you_mean
-from batchmill.tracked_values import LATEST, check_json, check_labels, check_report
+from batchmill.tracked_values import LATEST, check_json, check_keys, check_labels, check_report, check_text
 
 __all__ = ["Checkpoint", "Model", "ModelVersion", "add_checkpoint", "check_report", "find_version"]
-
-
-class Checkpoint:
-    """A directory (or file) of weights with a digest of its contents.
-
-    Attributes:
-        uuid: Its name.
-        location: Absolute path.
-        digest: SHA-256 over all its files, in hex.
-        metadata: JSON values given when it was added.
-    """
-
-    def __init__(self, tracker: Tracker, record: CheckpointRecord) -> None:
-        self._tracker, self._record = tracker, record
-        self.uuid = record.uuid
-        self.location = record.location
-        self.digest = record.digest
-        self.metadata = dict(record.metadata)
-
-    @property
-    def path(self) -> Path:
-        """The location as a path."""
-        return Path(self.location)
-
-    def verify(self) -> None:
-        """Check that the files are those that were registered; reads all of them.
-
-        Raises:
-            ModelError: They are gone or changed; the message says which.
-        """
-        now = read_files(self.path)
-        if digest_files(now) != self.digest:
-            before = {path: FileDigest(**entry) for path, entry in self._record.files.items()}
-            raise ModelError(
-                f"Checkpoint {self.uuid} at {self.location} was changed since it was registered: "
-                f"{describe_changes(before, now)}. Bring the old files back, or register the "
-                f"present ones as a new version."
-            )
-
-    def iter_metrics(self, group: str | None = None) -> Iterator[MetricsRecord]:
-        """Yield the metrics of all runs that used this checkpoint.
-
-        Args:
-            group: Only this group; None: all.
-        """
-        yield from self._tracker.iter_metrics(group=group, checkpoint_uuid=self.uuid)
-
-    def get_metrics(self, group: str | None = None) -> list[MetricsRecord]:
-        """Return what ``iter_metrics`` yields, as a list."""
-        return list(self.iter_metrics(group))
-
-    def __repr__(self) -> str:
-        return f"Checkpoint({self.uuid!r}, location={self.location!r})"
 
 
 class ModelVersion:
@@ -86,6 +34,9 @@ class ModelVersion:
 
     def __init__(self, tracker: Tracker, record: VersionRecord) -> None:
         self._tracker = tracker
+        self._show(record)
+
+    def _show(self, record: VersionRecord) -> None:
         self.model_name = record.model_name
         self.version = record.version
         self.name = record.name
@@ -94,12 +45,68 @@ class ModelVersion:
         self.labels = record.labels
         self.metadata = dict(record.metadata)
         self.archived = record.archived
-        self.checkpoint = Checkpoint(tracker, record.checkpoint)
+        self.checkpoint = Checkpoint(self._tracker, record.checkpoint)
 
     @property
     def path(self) -> Path:
         """Where its files lie."""
         return self.checkpoint.path
+
+    def set_name(self, name: str) -> None:
+        """Give it another short name.
+
+        Raises:
+            ModelError: It is no text.
+        """
+        self._change(VersionChanges(name=check_text(name, f"The name of {self}")))
+
+    def set_notes(self, notes: str) -> None:
+        """Replace its notes.
+
+        Raises:
+            ModelError: They are no text.
+        """
+        self._change(VersionChanges(notes=check_text(notes, f"The notes of {self}")))
+
+    def set_labels(self, labels: Iterable[str]) -> None:
+        """Replace its labels.
+
+        A label finds a version as long as no other version that is not archived has it too.
+
+        Raises:
+            ModelError: One has not the form of a label.
+        """
+        self._change(VersionChanges(labels=check_labels(labels)))
+
+    def add_metadata(self, metadata: Mapping[str, Any]) -> None:
+        """Put values into the metadata; what other keys hold stays, also what others put there meanwhile.
+
+        Args:
+            metadata: JSON values; each replaces the value that its key had.
+
+        Raises:
+            ModelError: A value is not JSON.
+        """
+        self._change(VersionChanges(add_metadata=check_json(metadata, f"The metadata of {self}")))
+
+    def remove_metadata(self, keys: Iterable[str]) -> None:
+        """Remove keys from the metadata; those that are not there do not matter.
+
+        Raises:
+            ModelError: ``keys`` is no list of strings.
+        """
+        self._change(VersionChanges(remove_metadata=check_keys(keys)))
+
+    def archive(self) -> None:
+        """Take it out of use: it is found by its number only, and is never the latest."""
+        self._change(VersionChanges(archived=True))
+
+    def unarchive(self) -> None:
+        """Take it into use again."""
+        self._change(VersionChanges(archived=False))
+
+    def _change(self, changes: VersionChanges) -> None:
+        self._show(self._tracker.update_version(self.model_name, self.version, changes))
 
     def iter_metrics(self, group: str | None = None) -> Iterator[MetricsRecord]:
         """Yield the metrics of all runs that used this version.
@@ -130,11 +137,60 @@ class Model:
 
     def __init__(self, tracker: Tracker, record: ModelRecord) -> None:
         self._tracker = tracker
+        self._show(record)
+
+    def _show(self, record: ModelRecord) -> None:
         self.name = record.name
         self.description = record.description
         self.metadata = dict(record.metadata)
         self.labels = record.labels
         self.archived = record.archived
+
+    def set_description(self, description: str) -> None:
+        """Replace its description.
+
+        Raises:
+            ModelError: It is no text.
+        """
+        self._change(ModelChanges(description=check_text(description, f"The description of model {self.name!r}")))
+
+    def set_labels(self, labels: Iterable[str]) -> None:
+        """Replace its labels.
+
+        Raises:
+            ModelError: One has not the form of a label.
+        """
+        self._change(ModelChanges(labels=check_labels(labels)))
+
+    def add_metadata(self, metadata: Mapping[str, Any]) -> None:
+        """Put values into the metadata; what other keys hold stays, also what others put there meanwhile.
+
+        Args:
+            metadata: JSON values; each replaces the value that its key had.
+
+        Raises:
+            ModelError: A value is not JSON.
+        """
+        self._change(ModelChanges(add_metadata=check_json(metadata, f"The metadata of model {self.name!r}")))
+
+    def remove_metadata(self, keys: Iterable[str]) -> None:
+        """Remove keys from the metadata; those that are not there do not matter.
+
+        Raises:
+            ModelError: ``keys`` is no list of strings.
+        """
+        self._change(ModelChanges(remove_metadata=check_keys(keys)))
+
+    def archive(self) -> None:
+        """Mark it as out of use; its versions stay as they are."""
+        self._change(ModelChanges(archived=True))
+
+    def unarchive(self) -> None:
+        """Take it into use again."""
+        self._change(ModelChanges(archived=False))
+
+    def _change(self, changes: ModelChanges) -> None:
+        self._show(self._tracker.update_model(self.name, changes))
 
     def get_version(self, version: int | str = -1) -> ModelVersion:
         """Return one version.
@@ -188,23 +244,6 @@ class Model:
 
     def __repr__(self) -> str:
         return f"Model({self.name!r})"
-
-
-def add_checkpoint(tracker: Tracker, location: Path | str, metadata: Mapping[str, Any]) -> Checkpoint:
-    """Register a directory or file as a checkpoint, reading all of it once for its digest.
-
-    Raises:
-        ModelError: It is not there, is empty, or is a URL.
-    """
-    if isinstance(location, str) and "://" in location:
-        raise ModelError(
-            f"A checkpoint is a directory or file on this machine, but {location!r} is a URL. Download it first."
-        )
-    path = Path(location).expanduser().absolute()
-    files = read_files(path)
-    checked = check_json(metadata, "The checkpoint's metadata")
-    entries = {name: asdict(file) for name, file in files.items()}
-    return Checkpoint(tracker, tracker.add_checkpoint(str(path), digest_files(files), entries, checked))
 
 
 def find_version(versions: list[VersionRecord], model_name: str, version: int | str) -> VersionRecord:

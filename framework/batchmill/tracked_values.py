@@ -34,7 +34,7 @@ def check_report(group: str, steps_completed: int, metrics: Mapping[str, Any]) -
         raise ModelError(f"A metric group is a name of 1 to {_GROUP_LENGTH} characters, not {group!r}.")
     if _GROUP_FAULT.search(group):
         raise ModelError(f"Metric group {group!r} must not contain '.', slashes or control characters.")
-    _check_text(group, "The metric group")
+    _check_unicode(group, "The metric group")
     if isinstance(steps_completed, bool) or not isinstance(steps_completed, int):
         kind = type(steps_completed).__name__
         raise ModelError(
@@ -49,7 +49,7 @@ def check_report(group: str, steps_completed: int, metrics: Mapping[str, Any]) -
     for name, value in metrics.items():
         if not isinstance(name, str) or not name:
             raise ModelError(f"Group {group!r} has a metric named {name!r}; a name is a string, not an empty one.")
-        _check_text(name, f"The name of metric {name!r}")
+        _check_unicode(name, f"The name of metric {name!r}")
         plain[str(name)] = _plain(value, f"Metric {name!r} of group {group!r}", 0)
     return plain
 
@@ -77,6 +77,31 @@ def check_name(name: str) -> str:
     return name
 
 
+def check_text(text: str, what: str) -> str:
+    """Return a text; ``what`` names it in messages.
+
+    Raises:
+        ModelError: It is something else, or not valid Unicode.
+    """
+    if not isinstance(text, str):
+        raise ModelError(f"{what} is {text!r}; expected a string.")
+    _check_unicode(text, what)
+    return text
+
+
+def check_keys(keys: Iterable[str]) -> tuple[str, ...]:
+    """Return keys of metadata, each once.
+
+    Raises:
+        ModelError: They are not a list of strings.
+    """
+    if isinstance(keys, str):
+        raise ModelError(f"keys is the string {keys!r}; expected a list of keys, for example [{keys!r}].")
+    if not isinstance(keys, Iterable):
+        raise ModelError(f"keys is {keys!r}; expected a list of keys.")
+    return tuple(dict.fromkeys([check_text(key, "A key to remove") for key in keys]))
+
+
 def check_labels(labels: Iterable[str]) -> tuple[str, ...]:
     """Return labels in their order, each once.
 
@@ -85,14 +110,16 @@ def check_labels(labels: Iterable[str]) -> tuple[str, ...]:
     """
     if isinstance(labels, str):
         raise ModelError(f"labels is the string {labels!r}; expected a list of labels, for example [{labels!r}].")
-    unique = tuple(dict.fromkeys(labels))
-    for label in unique:
+    if not isinstance(labels, Iterable):
+        raise ModelError(f"labels is {labels!r}; expected a list of labels.")
+    given = list(labels)
+    for label in given:
         if not isinstance(label, str) or not _LABEL.fullmatch(label) or label in _RESERVED_LABELS:
             raise ModelError(
                 f"{label!r} cannot be a label: it starts with a letter, has only letters, digits, '.', '_' "
                 f"and '-', and is not one of {', '.join(_RESERVED_LABELS)}."
             )
-    return unique
+    return tuple(dict.fromkeys(given))
 
 
 def _plain(value: Any, what: str, depth: int, allow_none: bool = False) -> Any:
@@ -111,13 +138,13 @@ def _plain(value: Any, what: str, depth: int, allow_none: bool = False) -> Any:
             raise ModelError(f"{what} is {float(value)}; only finite numbers can be stored and compared.")
         return float(value)
     if isinstance(value, str):
-        _check_text(value, what)
+        _check_unicode(value, what)
         return str(value)
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
                 raise ModelError(f"{what} has the key {key!r}; keys are strings.")
-            _check_text(key, f"A key of {what}")
+            _check_unicode(key, f"A key of {what}")
         return {str(key): _plain(item, f"{what}, at {key!r}", depth + 1, allow_none) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item, f"{what}, at [{i}]", depth + 1, allow_none) for i, item in enumerate(value)]
@@ -128,7 +155,7 @@ def _plain(value: Any, what: str, depth: int, allow_none: bool = False) -> Any:
     raise ModelError(f"{what} is a {type(value).__module__}.{type(value).__qualname__}; expected {expected}.{advice}")
 
 
-def _check_text(text: str, what: str) -> None:
+def _check_unicode(text: str, what: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

@@ -76,6 +76,7 @@ def test_models_are_listed_and_found():
         (("m", "", {"x": float("nan")}), "metadata of model 'm', at 'x' is nan"),
         (("m", "", None, ["latest"]), "cannot be a label"),
         (("m", "", None, "prod"), "expected a list"),
+        (("m", None), "description of model 'm' is None; expected a string"),
     ],
 )
 def test_what_cannot_be_a_model_is_refused(arguments, message):
@@ -100,8 +101,22 @@ def test_checkpoints_are_added_once(weights):
         client.get_checkpoint("nope")
 
 
+def test_runs_are_listed_and_found(weights, tmp_path):
+    tracker, checkpoint = client.current_tracker(), client.add_checkpoint(weights)
+    tracker.link_run("b", str(tmp_path / "runs" / "b"), checkpoint.uuid, None, None)
+    for run in "ab":
+        tracker.report(MetricsRecord(run, "inference", 0, {"m": run}, "2026"))
+    assert [run.run_id for run in client.list_runs()] == ["a", "b"]
+    found = client.get_run("runs/b")
+    assert (found.run_id, found.checkpoints[0].uuid) == ("b", checkpoint.uuid)
+    assert [record.metrics for record in client.get_run("a").get_metrics("inference")] == [{"m": "a"}]
+    assert isinstance(found, batchmill.TrackedRun)
+    with pytest.raises(ModelError, match=r"'c'.*Available: a, b"):
+        client.get_run("c")
+
+
 def test_looking_leaves_nothing_behind(tmp_path):
-    assert client.list_models() == []
+    assert client.list_models() == client.list_runs() == []
     with pytest.raises(ModelError, match="Available: none"):
         client.get_model("m")
     assert list(tmp_path.iterdir()) == []

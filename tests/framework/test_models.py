@@ -1,11 +1,11 @@
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from batchmill.contracts.tracker import CheckpointRecord, MetricsRecord, VersionRecord
+from batchmill.checkpoints import add_checkpoint
+from batchmill.contracts.tracked_records import CheckpointRecord, MetricsRecord, VersionRecord
 from batchmill.errors import ModelError
-from batchmill.models import Checkpoint, Model, add_checkpoint, find_version
+from batchmill.models import Model, find_version
 from batchmill_plugins.trackers._sqlite import SqliteTracker
 
 TIME = "2026-01-01T00:00:00.000000+00:00"
@@ -134,65 +134,121 @@ def test_bad_labels_are_refused_before_anything_is_stored(model, tracker, make_w
     assert model.list_versions() == []
 
 
-# --- checkpoints --------------------------------------------------------------------------------------------
+# --- changing them ------------------------------------------------------------------------------------------
 
 
-def test_a_checkpoint_remembers_an_absolute_place(tracker, make_weights, monkeypatch):
-    folder = make_weights("w")
-    monkeypatch.chdir(folder.parent)
-    checkpoint = add_checkpoint(tracker, "w", {"epoch": 3})
-    monkeypatch.chdir("/")
-    found = Checkpoint(tracker, tracker.get_checkpoint(checkpoint.uuid))
-    assert Path(found.location) == found.path == folder
-    assert (found.uuid, found.digest, found.metadata) == (checkpoint.uuid, checkpoint.digest, {"epoch": 3})
-    found.verify()
-    assert checkpoint.uuid in repr(found) and "/w" in repr(found)
+def stored_model(tracker):
+    found = Model(tracker, tracker.get_model("digits"))
+    return (found.description, found.labels, found.metadata, found.archived)
 
 
-def test_the_digest_depends_on_contents_not_on_place(tracker, make_weights):
-    one, same = add_checkpoint(tracker, make_weights("1"), {}), add_checkpoint(tracker, make_weights("2"), {})
-    other = add_checkpoint(tracker, make_weights("3", b"other"), {})
-    assert one.digest == same.digest != other.digest
-    assert len({one.uuid, same.uuid, other.uuid}) == 3
+def shown(version):
+    return (version.name, version.notes, version.labels, version.metadata, version.archived)
 
 
-def test_changed_files_are_refused_with_what_changed(tracker, make_weights):
-    folder = make_weights("1")
-    checkpoint = add_checkpoint(tracker, folder, {})
-    (folder / "weights.safetensors").write_bytes(b"weightz")
-    (folder / "config.json").unlink()
-    (folder / "extra").write_bytes(b"")
-    with pytest.raises(ModelError) as caught:
-        checkpoint.verify()
-    message = str(caught.value)
-    for part in (checkpoint.uuid, str(folder), "config.json is gone", "extra is new"):
-        assert part in message
-    assert "weights.safetensors has other contents" in message
-    make_weights("1")
-    (folder / "extra").unlink()
-    checkpoint.verify()
+def test_a_model_is_changed_and_shows_it(model, tracker):
+    model.set_description("Better")
+    model.set_labels(["nlp", "nlp", "x"])
+    model.add_metadata({"k": 2, "tuple": (1, None)})
+    model.remove_metadata(["absent", "k"])
+    model.archive()
+    expected = ("Better", ("nlp", "x"), {"tuple": [1, None]}, True)
+    assert (model.description, model.labels, model.metadata, model.archived) == expected
+    assert stored_model(tracker) == expected
+    model.unarchive()
+    model.set_labels([])
+    assert (model.archived, model.labels) == (False, ())
+    assert stored_model(tracker) == ("Better", (), {"tuple": [1, None]}, False)
 
 
-def test_files_that_are_gone_are_refused(tracker, make_weights):
-    folder = make_weights("1")
-    checkpoint = add_checkpoint(tracker, folder, {})
-    for file in folder.iterdir():
-        file.unlink()
-    with pytest.raises(ModelError, match="empty directory"):
-        checkpoint.verify()
-    folder.rmdir()
-    with pytest.raises(ModelError, match="no checkpoint at"):
-        checkpoint.verify()
+def test_a_version_is_changed_and_shows_it(model, make_weights):
+    version, other = model.register_version(make_weights("1"), name="small"), model.register_version(make_weights("2"))
+    version.set_name("tiny")
+    version.set_notes("trained\nagain")
+    version.set_labels(["production"])
+    version.add_metadata({"epoch": 3, "lr": 0.1})
+    version.remove_metadata(["lr"])
+    expected = ("tiny", "trained\nagain", ("production",), {"epoch": 3}, False)
+    assert shown(version) == shown(model.get_version("production")) == expected
+    assert version.version == 1
+    assert shown(model.get_version(2)) == shown(other) == ("", "", (), {}, False)
 
 
-def test_touching_and_renaming_within_the_place_do_and_do_not_matter(tracker, make_weights):
-    folder = make_weights("1")
-    checkpoint = add_checkpoint(tracker, folder, {})
-    (folder / "weights.safetensors").touch()
-    checkpoint.verify()
-    (folder / "config.json").rename(folder / "settings.json")
-    with pytest.raises(ModelError, match=r"config\.json is gone; settings\.json is new"):
-        checkpoint.verify()
+def test_an_archived_version_is_found_by_number_only_until_it_is_taken_back(model, make_weights):
+    model.register_version(make_weights("1"))
+    second = model.register_version(make_weights("2"), labels=["new"])
+    second.archive()
+    assert second.archived and model.get_version(2).archived
+    assert model.get_version().version == 1
+    with pytest.raises(ModelError, match="no version 'new'"):
+        model.get_version("new")
+    second.unarchive()
+    assert (second.archived, model.get_version().version, model.get_version("new").version) == (False, 2, 2)
+
+
+def test_a_label_moves_from_version_to_version(model, make_weights):
+    first = model.register_version(make_weights("1"), labels=["production"])
+    second = model.register_version(make_weights("2"))
+    second.set_labels(["production"])
+    with pytest.raises(ModelError, match="several versions"):
+        model.get_version("production")
+    first.set_labels([])
+    assert model.get_version("production").version == 2
+
+
+def test_an_old_object_overwrites_only_what_it_is_told_to(model, tracker, make_weights):
+    """Another process has changed the rest meanwhile, and the object shows that too."""
+    version = model.register_version(make_weights("1"))
+    model.get_version(1).set_notes("from elsewhere")
+    model.get_version(1).add_metadata({"theirs": 1})
+    version.add_metadata({"mine": 2})
+    assert (version.notes, version.metadata) == ("from elsewhere", {"theirs": 1, "mine": 2})
+    again = Model(tracker, tracker.get_model("digits"))
+    again.set_labels(["theirs"])
+    model.set_description("mine")
+    assert stored_model(tracker)[:2] == ("mine", ("theirs",))
+
+
+def test_registering_a_changed_version_again_gives_that_version(model, make_weights):
+    version = model.register_version(make_weights("1"), labels=["candidate"])
+    version.set_labels(["production"])
+    version.checkpoint.add_metadata({"accuracy": 0.9})
+    again = model.register_version(make_weights("1"), labels=["candidate"])
+    assert (again.version, again.labels, again.checkpoint.metadata) == (1, ("production",), {"accuracy": 0.9})
+    assert len(model.list_versions()) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "argument", "message"),
+    [
+        ("set_labels", ["latest"], "cannot be a label"),
+        ("set_labels", "production", "expected a list"),
+        ("set_labels", None, "expected a list"),
+        ("set_labels", [["x"]], "cannot be a label"),
+        ("add_metadata", {"x": float("nan")}, "at 'x' is nan"),
+        ("add_metadata", ["x"], "expected a dict"),
+        ("remove_metadata", "key", "expected a list of keys"),
+        ("remove_metadata", None, "expected a list of keys"),
+        ("remove_metadata", [["key"]], "expected a string"),
+    ],
+)
+def test_what_cannot_be_stored_is_refused_and_changes_nothing(model, tracker, make_weights, method, argument, message):
+    version = model.register_version(make_weights("1"), labels=["l"])
+    version.add_metadata({"key": 1})
+    before = (stored_model(tracker), shown(model.get_version(1)))
+    for target in (model, version):
+        with pytest.raises(ModelError, match=message):
+            getattr(target, method)(argument)
+    assert (stored_model(tracker), shown(model.get_version(1))) == before
+    assert shown(version) == before[1]
+
+
+@pytest.mark.parametrize("text", [None, 3, b"x", "\ud800"])
+def test_names_notes_and_descriptions_are_texts(model, make_weights, text):
+    version = model.register_version(make_weights("1"))
+    for change in (model.set_description, version.set_name, version.set_notes):
+        with pytest.raises(ModelError, match=r"expected a string|not valid Unicode"):
+            change(text)
 
 
 # --- metrics ------------------------------------------------------------------------------------------------

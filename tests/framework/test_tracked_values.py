@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchmill.errors import ModelError
-from batchmill.models import check_report
-from batchmill.tracked_values import check_json, check_labels, check_name
+from batchmill.tracked_values import check_json, check_labels, check_name, check_report
 
 json_values = st.recursive(
     st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

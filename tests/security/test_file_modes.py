@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset
 import batchmill
 from batchmill.contracts.run import Selection
 from batchmill.errors import StorageError
-from batchmill_plugins.storage import _posix
+from batchmill_plugins.storage import _new_files
 from batchmill_plugins.storage._local import LocalStorage
 
 
@@ -69,8 +69,13 @@ def test_a_group_may_share_its_runs_and_their_ledger(tmp_path: Path) -> None:
     assert modes == {0o770, 0o660}
 
 
-def test_every_file_is_created_under_a_new_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("nameless", [True, False])
+def test_every_file_is_created_under_a_new_name_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nameless: bool
+) -> None:
     """Exclusively, without following links, under 128 random bits: nobody can put something there before."""
+    if not nameless:
+        monkeypatch.delattr(os, "O_TMPFILE")
     opened: list[tuple[str, int]] = []
     known = os.open
 
@@ -82,12 +87,14 @@ def test_every_file_is_created_under_a_new_name(tmp_path: Path, monkeypatch: pyt
     storage = LocalStorage(str(tmp_path / "run"))
     for i in range(3):
         storage.put(f"a/{i}", b"x")
-        storage.put_if_absent("b", b"x")
+        storage.put_if_absent(f"b/{i}", b"x")
     with storage.lock("c"):
         pass
     created = [(Path(path).name, flags) for path, flags in opened if flags & os.O_CREAT]
     temporary = [(name, flags) for name, flags in created if name.endswith(".tmp")]
-    assert len(temporary) == len({name for name, _ in temporary}) == 6
+    assert len(temporary) == len({name for name, _ in temporary}) == (3 if nameless else 6)
+    if nameless:
+        assert len([name for name, flags in opened if flags & os.O_TMPFILE == os.O_TMPFILE]) == 3
     assert all(len(name) == 37 and flags & os.O_EXCL and flags & os.O_NOFOLLOW for name, flags in temporary)
     assert [name for name, _ in created if not name.endswith(".tmp")] == [".c.batchmill-lock"]
     assert all(flags & os.O_NOFOLLOW for _, flags in created)
@@ -101,7 +108,7 @@ def test_a_link_in_the_place_of_a_temporary_file_is_not_followed(
     victim.write_text("precious")
     storage = LocalStorage(str(tmp_path / "run"))
     storage.put("a", b"1")
-    monkeypatch.setattr(_posix.secrets, "token_hex", lambda n: "0" * 32)
+    monkeypatch.setattr(_new_files.secrets, "token_hex", lambda n: "0" * 32)
     (tmp_path / "run" / f".{'0' * 32}.tmp").symlink_to(victim)
     with pytest.raises(StorageError, match="EEXIST"):
         storage.put("b", b"2")

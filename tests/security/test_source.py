@@ -40,7 +40,7 @@ ALLOWED = {
     ("batchmill/components.py", "importlib.import_module"): "what a loaded plugin registered by path",
     ("batchmill/engine/assembly.py", "importlib.import_module"): "module:attribute, after the check of allow_import",
     ("batchmill/launch/local_worker.py", "ctypes.CDLL"): "the C library that the process has, for prctl",
-    ("batchmill_plugins/storage/_posix.py", "ctypes.CDLL"): "the C library that the process has, for renameat2",
+    ("batchmill_plugins/storage/_new_files.py", "ctypes.CDLL"): "the C library that the process has, for renameat2",
     ("batchmill_plugins/datasets/_arrays.py", "np.load"): "with allow_pickle=False",
     ("batchmill_plugins/processors/_model_files.py", "torch.jit.load"): "after check_script",
     ("batchmill_plugins/processors/_model_files.py", "torch.export.load"): "after check_exported",

@@ -25,19 +25,28 @@ _LISTED_INTERVALS = 5
 
 @click.command()
 @output_option
+@click.option("--rebuild", is_flag=True, help="Fill the ledger of models and metrics from the runs' own records.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def ls(output: str, as_json: bool) -> None:
+@click.pass_context
+def ls(ctx: click.Context, output: str, rebuild: bool, as_json: bool) -> None:
     """List runs with their state and metrics.
 
     Oldest first; samples are those committed, of those in the run.
+
+    With --rebuild nothing is listed: every link and metric that the runs have recorded is stored in the ledger again,
+    which may have been lost or lie on another machine. Repeating it changes nothing. Models are only in the ledger and
+    have to be registered again. Exits with 65 if damaged runs were left out.
 
     \b
       batchmill ls
       batchmill ls --output s3://bucket/runs
       batchmill ls --json | jq '.[] | select(.state == "incomplete") | .run_id'
+      batchmill ls --output s3://bucket/runs --rebuild
     """  # noqa: D301 - click's mark
     from batchmill import inspection
 
+    if rebuild:
+        ctx.exit(_rebuild(output, as_json))
     runs = inspection.list_runs(output)
     if as_json:
         show_json([run.to_json() for run in runs])
@@ -60,6 +69,32 @@ def ls(output: str, as_json: bool) -> None:
         for run in runs
     ]
     show_table(columns, rows)
+
+
+def _rebuild(output: str, as_json: bool) -> int:
+    from batchmill.client import open_tracker
+    from batchmill.ledger_rebuild import rebuild_ledger
+
+    report = rebuild_ledger(output, open_tracker(output))
+    if as_json:
+        show_json(report.to_json())
+        return report.exit_code
+    click.echo(
+        f"Rebuilt from {len(report.runs):,} runs in {output!r}: {report.reports:,} reports, {report.links:,} links."
+    )
+    for path, reason in report.skipped.items():
+        click.echo(f"  left out: {printable(f'{path}: {reason}', keep='')}")
+    if report.skipped:
+        click.echo("`batchmill verify RUN` says what is damaged, `batchmill repair RUN` computes it again.")
+    for path, reasons in report.unlinked.items():
+        for reason in reasons:
+            click.echo(f"  not linked: {printable(f'{path}: {reason}', keep='')}")
+    if report.unlinked:
+        click.echo(
+            "Models cannot be rebuilt: they are known to the ledger only. Register the same files in the same order, "
+            "and rebuild once more. The metrics of these runs are there, by run."
+        )
+    return report.exit_code
 
 
 @click.command()

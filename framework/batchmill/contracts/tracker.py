@@ -3,101 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from batchmill.contracts.tracked_changes import CheckpointChanges, ModelChanges, VersionChanges
+from batchmill.contracts.tracked_records import CheckpointRecord, MetricsRecord, ModelRecord, RunRecord, VersionRecord
 
-@dataclass(frozen=True)
-class ModelRecord:
-    """A registered model.
-
-    Attributes:
-        name: Unique name: letters, digits, ``.``, ``_`` and ``-``.
-        description: Free text.
-        metadata: JSON values.
-        labels: Words to find it by.
-        archived: Whether it is out of use.
-        created: When it was registered, ISO 8601 in UTC.
-    """
-
-    name: str
-    description: str = ""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    labels: tuple[str, ...] = ()
-    archived: bool = False
-    created: str = ""
-
-
-@dataclass(frozen=True)
-class CheckpointRecord:
-    """A checkpoint: a directory (or one file) whose contents are known by their digest.
-
-    Attributes:
-        uuid: Its name, made by the tracker.
-        location: Absolute path of the directory or file.
-        digest: SHA-256 over ``files``, see ``batchmill.checkpoint_files``.
-        files: Every file's relative path (with ``/``) to its ``{"bytes": int, "sha256": hex}``.
-        metadata: JSON values.
-        created: When it was registered, ISO 8601 in UTC.
-    """
-
-    uuid: str
-    location: str
-    digest: str
-    files: Mapping[str, Any] = field(default_factory=dict)
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    created: str = ""
-
-
-@dataclass(frozen=True)
-class VersionRecord:
-    """One version of a model.
-
-    Attributes:
-        model_name: The model.
-        version: Its number, from 1.
-        checkpoint: The files behind it.
-        name: Free short name for people.
-        comment: What was said when it was registered.
-        notes: What was noted since.
-        labels: Words to find it by, for example ``production``.
-        metadata: JSON values.
-        archived: Whether it is out of use; an archived version is never the latest.
-        created: When it was registered, ISO 8601 in UTC.
-    """
-
-    model_name: str
-    version: int
-    checkpoint: CheckpointRecord
-    name: str = ""
-    comment: str = ""
-    notes: str = ""
-    labels: tuple[str, ...] = ()
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    archived: bool = False
-    created: str = ""
-
-
-@dataclass(frozen=True)
-class MetricsRecord:
-    """The metrics of one run, group, step and rank, from one or several reports.
-
-    Attributes:
-        run_id: The run that reported them.
-        group: Name of the group, for example ``validation``.
-        steps_completed: Where in the run they belong.
-        metrics: Metric name to JSON value.
-        end_time: When they were (last) reported, ISO 8601 in UTC.
-        rank: The worker that reported them.
-    """
-
-    run_id: str
-    group: str
-    steps_completed: int
-    metrics: Mapping[str, Any]
-    end_time: str
-    rank: int = 0
+__all__ = ["CheckpointRecord", "MetricsRecord", "ModelRecord", "Tracker", "VersionRecord"]
 
 
 class Tracker(ABC):
@@ -131,14 +43,36 @@ class Tracker(ABC):
         """Return all models, sorted by name."""
 
     @abstractmethod
+    def update_model(self, name: str, changes: ModelChanges) -> ModelRecord:
+        """Store what ``changes.apply`` makes of the model, and return it.
+
+        Reading and storing are one step: of many processes that add metadata at once, none loses another's.
+
+        Raises:
+            ModelError: There is none of that name; the message lists those there are.
+        """
+
+    @abstractmethod
     def add_checkpoint(
         self, location: str, digest: str, files: Mapping[str, Any], metadata: Mapping[str, Any]
     ) -> CheckpointRecord:
-        """Register a checkpoint. The same location, digest and metadata give the same checkpoint again."""
+        """Register a checkpoint.
+
+        The same location, digest and metadata give the same checkpoint again, also after its metadata was changed:
+        what it was registered with tells it from others.
+        """
 
     @abstractmethod
     def get_checkpoint(self, uuid: str) -> CheckpointRecord:
         """Return a checkpoint.
+
+        Raises:
+            ModelError: There is none; the message lists those there are.
+        """
+
+    @abstractmethod
+    def update_checkpoint(self, uuid: str, changes: CheckpointChanges) -> CheckpointRecord:
+        """Store what ``changes.apply`` makes of the checkpoint, and return it; one step as in ``update_model``.
 
         Raises:
             ModelError: There is none; the message lists those there are.
@@ -153,6 +87,14 @@ class Tracker(ABC):
         Raises:
             ModelError: The model or checkpoint is unknown, or the checkpoint is already a version of the
                 model with another name, comment or labels.
+        """
+
+    @abstractmethod
+    def update_version(self, model_name: str, version: int, changes: VersionChanges) -> VersionRecord:
+        """Store what ``changes.apply`` makes of the version, and return it; one step as in ``update_model``.
+
+        Raises:
+            ModelError: There is no such model or version; the message lists those there are.
         """
 
     @abstractmethod
@@ -174,12 +116,25 @@ class Tracker(ABC):
         """
 
     @abstractmethod
+    def list_runs(self) -> list[RunRecord]:
+        """Return all runs that reported metrics or are linked to a checkpoint, sorted by id."""
+
+    @abstractmethod
     def report(self, record: MetricsRecord) -> None:
         """Store reported metrics, all of them or none. Repeating a report with equal values changes nothing.
 
         Raises:
             ModelError: One of the metrics has another value already for that run, group, step and rank.
         """
+
+    def report_all(self, records: Iterable[MetricsRecord]) -> None:
+        """Store many reports. A tracker that can stores them in one step, all or none; this stores one by one.
+
+        Raises:
+            ModelError: As ``report``.
+        """
+        for record in records:
+            self.report(record)
 
     @abstractmethod
     def iter_metrics(

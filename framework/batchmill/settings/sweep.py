@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +15,6 @@ from hydra.core.override_parser.types import Override
 from batchmill import client
 from batchmill.components import Kind
 from batchmill.contracts.run import RunRequest
-from batchmill.engine.serialization import canonical_json, sha256_hex
 from batchmill.errors import ConfigError
 from batchmill.models import Model
 from batchmill.plugin_manager import Catalog, get_catalog
@@ -188,7 +189,8 @@ def label_of(swept: Mapping[str, str]) -> str:
     label = re.sub(r"[^A-Za-z0-9._-]+", "-", plain)[:_LONGEST_LABEL]
     if label == plain and len(set(words)) == len(words):
         return label
-    return f"{label}-{sha256_hex(canonical_json(dict(swept)))[:8]}"
+    digest = hashlib.sha256(json.dumps(dict(swept), sort_keys=True).encode()).hexdigest()
+    return f"{label}-{digest[:8]}"
 
 
 def checked_runs(jobs: Sequence[SweepJob]) -> list[SweepJob]:

@@ -11,7 +11,6 @@ Make a test class of it beside your component::
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,22 +18,16 @@ from typing import Any
 
 import pytest
 
-from batchmill.contracts.tracker import CheckpointRecord, MetricsRecord, Tracker
+from batchmill.contracts.tracked_changes import CheckpointChanges, ModelChanges, VersionChanges
+from batchmill.contracts.tracked_records import CheckpointRecord, MetricsRecord, RunLink, RunRecord
 from batchmill.errors import ModelError
+from batchmill.testing.tracker_changes_suite import FILES, TrackerChangesSuite
 
-FILES = {
-    "weights.safetensors": {"bytes": 3, "sha256": "ab" * 32},
-    "config/a.json": {"bytes": 0, "sha256": ""},
-}
 TIMES = ("2026-01-01T00:00:00.000000+00:00", "2026-01-02T00:00:00.000000+00:00")
 
 
-class TrackerSuite(ABC):
+class TrackerSuite(TrackerChangesSuite):
     """Tests of the words in ``batchmill.Tracker``. A subclass gives ``make_tracker``."""
-
-    @abstractmethod
-    def make_tracker(self, tmp_path: Path) -> Tracker:
-        """Return an empty tracker of its own for each ``tmp_path``, and the same one for the same path."""
 
     def test_models_come_back_as_they_were(self, tmp_path: Path) -> None:
         """All fields, in another tracker object too, sorted by name."""
@@ -71,6 +64,9 @@ class TrackerSuite(ABC):
             lambda: tracker.get_checkpoint("0000"),
             lambda: tracker.register_version("resnte", "0000", "", "", []),
             lambda: tracker.link_run("run", "runs/run", "0000", None, None),
+            lambda: tracker.update_model("resnte", ModelChanges(archived=True)),
+            lambda: tracker.update_version("resnte", 1, VersionChanges(archived=True)),
+            lambda: tracker.update_checkpoint("0000", CheckpointChanges()),
         ]
         for lookup in lookups:
             with pytest.raises(ModelError, match=r"(resnte|0000).*Available: none"):
@@ -81,6 +77,8 @@ class TrackerSuite(ABC):
             tracker.get_model("resnte")
         with pytest.raises(ModelError, match=rf"'0000'.*{checkpoint.uuid}.*/weights/1"):
             tracker.register_version("resnet", "0000", "", "", [])
+        with pytest.raises(ModelError, match=r"'resnet' has no version 1.*Available: none"):
+            tracker.update_version("resnet", 1, VersionChanges(archived=True))
         assert tracker.get_versions("resnet") == []
 
     def test_checkpoints_are_known_by_location_digest_and_metadata(self, tmp_path: Path) -> None:
@@ -101,7 +99,7 @@ class TrackerSuite(ABC):
     def test_versions_count_from_one_for_each_model(self, tmp_path: Path) -> None:
         """With all their fields."""
         tracker = self.make_tracker(tmp_path)
-        checkpoints = self._checkpoints(tracker, 2)
+        checkpoints = self.make_checkpoints(tracker, 2)
         for name in ("a", "b"):
             tracker.create_model(name, "", {}, [])
             first = tracker.register_version(name, checkpoints[0].uuid, "small", "said", ["prod", "x"])
@@ -111,23 +109,11 @@ class TrackerSuite(ABC):
             assert (second.version, second.labels, second.archived) == (2, (), False)
             assert self.make_tracker(tmp_path).get_versions(name) == [first, second]
 
-    def test_registering_a_version_again_changes_nothing(self, tmp_path: Path) -> None:
-        """With other values it is an error that names the version."""
-        tracker = self.make_tracker(tmp_path)
-        (checkpoint,) = self._checkpoints(tracker, 1)
-        tracker.create_model("m", "", {}, [])
-        first = tracker.register_version("m", checkpoint.uuid, "n", "c", ["l"])
-        assert tracker.register_version("m", checkpoint.uuid, "n", "c", ["l"]) == first
-        for other in (("x", "c", ["l"]), ("n", "x", ["l"]), ("n", "c", [])):
-            with pytest.raises(ModelError, match="version 1 of model 'm' already"):
-                tracker.register_version("m", checkpoint.uuid, *other)
-        assert tracker.get_versions("m") == [first]
-
     def test_versions_registered_at_once_have_different_numbers(self, tmp_path: Path) -> None:
         """Many threads, none skipped and none given twice."""
         tracker = self.make_tracker(tmp_path)
         tracker.create_model("m", "", {}, [])
-        checkpoints = self._checkpoints(tracker, 16)
+        checkpoints = self.make_checkpoints(tracker, 16)
 
         def register(checkpoint: CheckpointRecord) -> int:
             return self.make_tracker(tmp_path).register_version("m", checkpoint.uuid, "", "", []).version
@@ -137,6 +123,40 @@ class TrackerSuite(ABC):
         assert sorted(numbers) == list(range(1, 17))
         stored = {version.checkpoint.uuid: version.version for version in tracker.get_versions("m")}
         assert stored == {checkpoint.uuid: number for checkpoint, number in zip(checkpoints, numbers, strict=True)}
+
+    def test_runs_are_those_that_are_linked_or_report(self, tmp_path: Path) -> None:
+        """Each once and sorted, with its last place and all its links."""
+        tracker = self.make_tracker(tmp_path)
+        one, two = self.make_checkpoints(tracker, 2)
+        tracker.create_model("m", "", {}, [])
+        tracker.register_version("m", one.uuid, "", "", [])
+        tracker.link_run("c", "old/c", two.uuid, None, None)
+        tracker.link_run("c", "runs/c", two.uuid, None, None)
+        tracker.link_run("c", "runs/c", one.uuid, "m", 1)
+        tracker.link_run("b", "s3://bucket/b", one.uuid, None, None)
+        for step in range(3):
+            for group in ("inference", "validation"):
+                tracker.report(MetricsRecord("c", group, step, {"m": 1}, TIMES[0]))
+                tracker.report(MetricsRecord("a", group, step, {"m": 1, "n": 2}, TIMES[0]))
+        assert self.make_tracker(tmp_path).list_runs() == [
+            RunRecord("a"),
+            RunRecord("b", "s3://bucket/b", (RunLink(one.uuid),)),
+            RunRecord("c", "runs/c", (RunLink(two.uuid), RunLink(one.uuid, "m", 1))),
+        ]
+
+    def test_many_reports_are_stored_as_one_by_one(self, tmp_path: Path) -> None:
+        """Those that are there already change nothing."""
+        tracker = self.make_tracker(tmp_path)
+        records = [MetricsRecord("run", "g", step, {"m": step, "n": [step]}, TIMES[0]) for step in range(10)]
+        tracker.report_all([])
+        assert tracker.list_runs() == []
+        tracker.report(records[3])
+        tracker.report_all(iter(records[:8]))
+        tracker.report_all(records)
+        assert list(tracker.iter_metrics()) == records
+        with pytest.raises(ModelError, match="'m' of group 'g' at step 9"):
+            tracker.report_all([MetricsRecord("run", "g", 9, {"m": 1.5}, TIMES[1])])
+        assert list(tracker.iter_metrics()) == records
 
     def test_metrics_come_back_as_they_were(self, tmp_path: Path) -> None:
         """Numbers exactly, and all other JSON values."""
@@ -203,7 +223,7 @@ class TrackerSuite(ABC):
     def test_filters(self, tmp_path: Path) -> None:
         """Each alone and together; a model version is found through its link only."""
         tracker = self.make_tracker(tmp_path)
-        one, two = self._checkpoints(tracker, 2)
+        one, two = self.make_checkpoints(tracker, 2)
         for name in ("a", "b"):
             tracker.create_model(name, "", {}, [])
             tracker.register_version(name, one.uuid, "", "", [])
@@ -233,7 +253,7 @@ class TrackerSuite(ABC):
     def test_links_are_idempotent_and_checked(self, tmp_path: Path) -> None:
         """A repeated link doubles no metric; a wrong one is refused."""
         tracker = self.make_tracker(tmp_path)
-        one, two = self._checkpoints(tracker, 2)
+        one, two = self.make_checkpoints(tracker, 2)
         tracker.create_model("m", "", {}, [])
         tracker.register_version("m", one.uuid, "", "", [])
         for path in ("runs/run", "runs/run", "elsewhere/run"):
@@ -253,7 +273,7 @@ class TrackerSuite(ABC):
     def test_a_link_may_come_before_or_after_the_metrics(self, tmp_path: Path) -> None:
         """They are found all the same."""
         tracker = self.make_tracker(tmp_path)
-        (checkpoint,) = self._checkpoints(tracker, 1)
+        (checkpoint,) = self.make_checkpoints(tracker, 1)
         tracker.report(MetricsRecord("run", "g", 0, {"m": 1}, TIMES[0]))
         tracker.link_run("run", "runs/run", checkpoint.uuid, None, None)
         tracker.report(MetricsRecord("run", "g", 1, {"m": 2}, TIMES[0]))
@@ -275,8 +295,6 @@ class TrackerSuite(ABC):
         """Reading alone finds nothing and leaves nothing behind."""
         tracker = self.make_tracker(tmp_path)
         assert tracker.list_models() == []
+        assert tracker.list_runs() == []
         assert list(tracker.iter_metrics(group="validation")) == []
         assert list(tmp_path.rglob("*")) == []
-
-    def _checkpoints(self, tracker: Tracker, count: int) -> list[CheckpointRecord]:
-        return [tracker.add_checkpoint(f"/weights/{number}", f"d{number}", FILES, {}) for number in range(count)]

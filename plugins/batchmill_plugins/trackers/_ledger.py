@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from batchmill import StorageError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _BUSY_TIMEOUT = 60.0  # seconds; a writer holds the lock for about a millisecond
 _WAL_RETRY = 0.01  # seconds
 
@@ -72,6 +72,14 @@ CREATE TABLE metric (
 ) WITHOUT ROWID;
 CREATE INDEX metric_by_group ON metric (metric_group);
 """
+# What tells a checkpoint or a version from others is what it was registered with, also after it was changed.
+_FORMAT_2 = """
+-- NULL where it is as registered.
+ALTER TABLE checkpoint ADD COLUMN changed_metadata TEXT;
+-- Name and labels at registration, NULL where they were never changed.
+ALTER TABLE model_version ADD COLUMN registered TEXT;
+"""
+_STEPS = (_SCHEMA, _FORMAT_2)  # what leads from each format to the next, from an empty file on
 
 
 class Ledger:
@@ -98,6 +106,9 @@ class Ledger:
                 yield None
                 return
             with closing(self._connect("rw")) as connection:
+                if 0 < self._version(connection) < SCHEMA_VERSION:
+                    with self.writing():
+                        pass  # brings the file up to date
                 connection.execute("BEGIN")
                 # 0: its first writer was killed, or is just creating the tables.
                 yield connection if self._version(connection) else None
@@ -117,8 +128,7 @@ class Ledger:
                 # IMMEDIATE takes the write lock before reading, so that what was read holds at the commit.
                 connection.execute("BEGIN IMMEDIATE")
                 try:
-                    if self._version(connection) == 0:
-                        _create_tables(connection)
+                    _bring_up_to_date(connection, self._version(connection))
                     yield connection
                 except BaseException:
                     if connection.in_transaction:  # SQLite ends it by itself where the disk is full
@@ -174,10 +184,13 @@ class Ledger:
             ) from error
 
 
-def _create_tables(connection: sqlite3.Connection) -> None:
-    for statement in _SCHEMA.split(";"):
-        if statement.strip():
-            connection.execute(statement)
+def _bring_up_to_date(connection: sqlite3.Connection, version: int) -> None:
+    if version == SCHEMA_VERSION:
+        return
+    for step in _STEPS[version:]:
+        for statement in step.split(";"):
+            if statement.strip():
+                connection.execute(statement)
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 

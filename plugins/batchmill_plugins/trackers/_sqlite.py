@@ -5,24 +5,37 @@ from __future__ import annotations
 import json
 import sqlite3
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import groupby
 from typing import Any
 
-from batchmill import CheckpointRecord, MetricsRecord, ModelError, ModelRecord, Tracker, VersionRecord
+from batchmill import (
+    CheckpointChanges,
+    CheckpointRecord,
+    MetricsRecord,
+    ModelChanges,
+    ModelError,
+    ModelRecord,
+    RunRecord,
+    Tracker,
+    VersionChanges,
+    VersionRecord,
+)
 from batchmill_plugins.trackers._ledger import Ledger
 from batchmill_plugins.trackers._ledger_path import ledger_path
-from batchmill_plugins.trackers._unknown import unknown_checkpoint, unknown_model, unknown_version
-
-_MODEL = "SELECT name, description, metadata, labels, archived, created FROM model"
-_CHECKPOINT = "SELECT uuid, location, digest, files, metadata, created FROM checkpoint"
-_VERSION = """
-    SELECT v.model_name, v.version, v.name, v.comment, v.notes, v.labels, v.metadata, v.archived, v.created,
-           c.uuid, c.location, c.digest, c.files, c.metadata, c.created
-    FROM model_version v JOIN checkpoint c ON c.uuid = v.checkpoint_uuid
-"""
-_METRIC_KEY = "run_id, metric_group, steps_completed, rank"
+from batchmill_plugins.trackers._lookup import (
+    CHECKPOINT,
+    MODEL,
+    find_checkpoint,
+    find_model,
+    find_version,
+    find_versions,
+    read_checkpoint,
+    read_model,
+    to_json,
+)
+from batchmill_plugins.trackers._metrics import metric_rows, metrics_query, read_metrics, store_report
+from batchmill_plugins.trackers._runs import list_runs
 
 
 class SqliteTracker(Tracker):
@@ -52,52 +65,70 @@ class SqliteTracker(Tracker):
                 )
             connection.execute(
                 "INSERT INTO model (name, description, metadata, labels, created) VALUES (?, ?, ?, ?, ?)",
-                (name, description, _json(record.metadata), _json(record.labels), record.created),
+                (name, description, to_json(record.metadata), to_json(record.labels), record.created),
             )
         return record
 
     def get_model(self, name: str) -> ModelRecord:
         """See ``Tracker.get_model``."""
         with self._ledger.reading() as connection:
-            return _get_model(connection, name)
+            return find_model(connection, name)
+
+    def update_model(self, name: str, changes: ModelChanges) -> ModelRecord:
+        """See ``Tracker.update_model``."""
+        with self._ledger.writing() as connection:
+            record = changes.apply(find_model(connection, name))
+            connection.execute(
+                "UPDATE model SET description = ?, metadata = ?, labels = ?, archived = ? WHERE name = ?",
+                (record.description, to_json(record.metadata), to_json(record.labels), record.archived, name),
+            )
+        return record
 
     def list_models(self) -> list[ModelRecord]:
         """See ``Tracker.list_models``."""
         with self._ledger.reading() as connection:
-            rows = connection.execute(f"{_MODEL} ORDER BY name").fetchall() if connection else []
-        return [_model(row) for row in rows]
+            rows = connection.execute(f"{MODEL} ORDER BY name").fetchall() if connection else []
+        return [read_model(row) for row in rows]
 
     def add_checkpoint(
         self, location: str, digest: str, files: Mapping[str, Any], metadata: Mapping[str, Any]
     ) -> CheckpointRecord:
         """See ``Tracker.add_checkpoint``."""
-        same = (location, digest, _json(metadata))
+        same = (location, digest, to_json(metadata))
         with self._ledger.writing() as connection:
             connection.execute(
                 "INSERT OR IGNORE INTO checkpoint (location, digest, metadata, uuid, files, created) "
                 "VALUES (?, ?, ?, ?, ?, ?)",
-                (*same, str(uuid.uuid4()), _json(files), _now()),
+                (*same, str(uuid.uuid4()), to_json(files), _now()),
             )
-            found = f"{_CHECKPOINT} WHERE location = ? AND digest = ? AND metadata = ?"
-            return _checkpoint(connection.execute(found, same).fetchone())
+            found = f"{CHECKPOINT} WHERE c.location = ? AND c.digest = ? AND c.metadata = ?"
+            return read_checkpoint(connection.execute(found, same).fetchone())
 
     def get_checkpoint(self, uuid: str) -> CheckpointRecord:
         """See ``Tracker.get_checkpoint``."""
         with self._ledger.reading() as connection:
-            return _get_checkpoint(connection, uuid)
+            return find_checkpoint(connection, uuid)
+
+    def update_checkpoint(self, uuid: str, changes: CheckpointChanges) -> CheckpointRecord:
+        """See ``Tracker.update_checkpoint``."""
+        with self._ledger.writing() as connection:
+            record = changes.apply(find_checkpoint(connection, uuid))
+            changed = (to_json(record.metadata), uuid)
+            connection.execute("UPDATE checkpoint SET changed_metadata = ? WHERE uuid = ?", changed)
+        return record
 
     def register_version(
         self, model_name: str, checkpoint_uuid: str, name: str, comment: str, labels: Sequence[str]
     ) -> VersionRecord:
         """See ``Tracker.register_version``."""
         with self._ledger.writing() as connection:
-            _get_model(connection, model_name)
-            checkpoint = _get_checkpoint(connection, checkpoint_uuid)
-            existing = _get_versions(connection, model_name)
+            existing = find_versions(connection, model_name)
+            checkpoint = find_checkpoint(connection, checkpoint_uuid)
             for record in existing:
                 if record.checkpoint.uuid != checkpoint_uuid:
                     continue
-                if (record.name, record.comment, record.labels) == (name, comment, tuple(labels)):
+                given = (name, comment, tuple(labels))
+                if given in ((record.name, record.comment, record.labels), _as_registered(connection, record)):
                     return record
                 raise ModelError(
                     f"Checkpoint {checkpoint_uuid} is version {record.version} of model {model_name!r} "
@@ -110,15 +141,35 @@ class SqliteTracker(Tracker):
                 "INSERT INTO model_version "
                 "(model_name, version, checkpoint_uuid, name, comment, labels, created) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (model_name, number, checkpoint_uuid, name, comment, _json(version.labels), version.created),
+                (model_name, number, checkpoint_uuid, name, comment, to_json(version.labels), version.created),
             )
             return version
+
+    def update_version(self, model_name: str, version: int, changes: VersionChanges) -> VersionRecord:
+        """See ``Tracker.update_version``."""
+        with self._ledger.writing() as connection:
+            before = find_version(connection, model_name, version)
+            record = changes.apply(before)
+            connection.execute(
+                "UPDATE model_version SET name = ?, notes = ?, labels = ?, metadata = ?, archived = ?, "
+                "registered = coalesce(registered, ?) WHERE (model_name, version) = (?, ?)",
+                (
+                    record.name,
+                    record.notes,
+                    to_json(record.labels),
+                    to_json(record.metadata),
+                    record.archived,
+                    to_json([before.name, before.labels]),
+                    model_name,
+                    version,
+                ),
+            )
+        return record
 
     def get_versions(self, model_name: str) -> list[VersionRecord]:
         """See ``Tracker.get_versions``."""
         with self._ledger.reading() as connection:
-            _get_model(connection, model_name)
-            return _get_versions(connection, model_name)
+            return find_versions(connection, model_name)
 
     def link_run(
         self, run_id: str, run_path: str, checkpoint_uuid: str, model_name: str | None, version: int | None
@@ -127,13 +178,9 @@ class SqliteTracker(Tracker):
         if (model_name is None) != (version is None):
             raise ModelError(f"A model version is a name and a number, but {model_name!r}, {version!r} was given.")
         with self._ledger.writing() as connection:
-            _get_checkpoint(connection, checkpoint_uuid)
+            find_checkpoint(connection, checkpoint_uuid)
             if model_name is not None:
-                _get_model(connection, model_name)
-                versions = {record.version: record for record in _get_versions(connection, model_name)}
-                linked = versions.get(version or 0)
-                if linked is None:
-                    raise unknown_version(model_name, version, list(versions))
+                linked = find_version(connection, model_name, version)
                 if linked.checkpoint.uuid != checkpoint_uuid:
                     raise ModelError(
                         f"Version {version} of model {model_name!r} has checkpoint {linked.checkpoint.uuid}, "
@@ -147,27 +194,23 @@ class SqliteTracker(Tracker):
                 (run_id, checkpoint_uuid, model_name or "", version or 0, run_path),
             )
 
+    def list_runs(self) -> list[RunRecord]:
+        """See ``Tracker.list_runs``."""
+        with self._ledger.reading() as connection:
+            return list_runs(connection) if connection else []
+
     def report(self, record: MetricsRecord) -> None:
         """See ``Tracker.report``."""
-        key = (record.run_id, record.group, record.steps_completed, record.rank)
-        values = {name: _json(value) for name, value in record.metrics.items()}
+        self.report_all([record])
+
+    def report_all(self, records: Iterable[MetricsRecord]) -> None:
+        """See ``Tracker.report_all``; all of them or none are stored."""
+        prepared = [(record, metric_rows(record)) for record in records]
+        if not prepared:
+            return
         with self._ledger.writing() as connection:
-            stored = dict(
-                connection.execute(
-                    f"SELECT name, value FROM metric WHERE ({_METRIC_KEY}) = (?, ?, ?, ?)", key
-                ).fetchall()
-            )
-            for name, value in values.items():
-                if stored.get(name, value) != value:
-                    raise ModelError(
-                        f"Run {record.run_id} reported metric {name!r} of group {record.group!r} at step "
-                        f"{record.steps_completed} on rank {record.rank} before, as {stored[name]}, and now "
-                        f"as {value}. Report it under another step, group or name."
-                    )
-            connection.executemany(
-                f"INSERT INTO metric ({_METRIC_KEY}, name, value, end_time) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [(*key, name, values[name], record.end_time) for name in values if name not in stored],
-            )
+            for record, values in prepared:
+                store_report(connection, record, values)
 
     def iter_metrics(
         self,
@@ -179,84 +222,21 @@ class SqliteTracker(Tracker):
         version: int | None = None,
     ) -> Iterator[MetricsRecord]:
         """See ``Tracker.iter_metrics``."""
-        if version is not None and model_name is None:
-            raise ModelError(f"version={version} says nothing without model_name.")
-        conditions = {"metric_group = ?": group, "run_id = ?": run_id}
-        conditions["run_id IN (SELECT run_id FROM run_link WHERE checkpoint_uuid = ?)"] = checkpoint_uuid
-        linked: list[Any] = [value for value in (model_name, version) if value is not None]
-        where = [condition for condition, value in conditions.items() if value is not None]
-        if linked:
-            columns = ("model_name = ?", "version = ?")[: len(linked)]
-            where.append(f"run_id IN (SELECT run_id FROM run_link WHERE {' AND '.join(columns)})")
-        values = [value for value in conditions.values() if value is not None] + linked
-        query = (
-            f"SELECT {_METRIC_KEY}, name, value, end_time FROM metric "
-            f"WHERE {' AND '.join(where) or 'TRUE'} ORDER BY {_METRIC_KEY}, name"
-        )
+        query, values = metrics_query(group, run_id, checkpoint_uuid, model_name, version)
         return self._stream_metrics(query, values)
 
     def _stream_metrics(self, query: str, values: list[Any]) -> Iterator[MetricsRecord]:
         with self._ledger.reading() as connection:
-            rows: Iterator[Any] = connection.execute(query, values) if connection else iter(())
-            for key, group_rows in groupby(rows, key=lambda row: row[:4]):
-                run_id, group, steps_completed, rank = key
-                metrics, end_times = {}, []
-                for *_, name, value, end_time in group_rows:
-                    metrics[name] = json.loads(value)
-                    end_times.append(end_time)
-                yield MetricsRecord(run_id, group, steps_completed, metrics, max(end_times), rank)
+            if connection is not None:
+                yield from read_metrics(connection.execute(query, values))
 
 
-def _get_model(connection: sqlite3.Connection | None, name: str) -> ModelRecord:
-    row = connection.execute(f"{_MODEL} WHERE name = ?", (name,)).fetchone() if connection else None
-    if row is None:
-        rows = connection.execute("SELECT name FROM model ORDER BY name") if connection else ()
-        raise unknown_model(name, [row[0] for row in rows])
-    return _model(row)
-
-
-def _get_checkpoint(connection: sqlite3.Connection | None, uuid: str) -> CheckpointRecord:
-    row = connection.execute(f"{_CHECKPOINT} WHERE uuid = ?", (uuid,)).fetchone() if connection else None
-    if row is None:
-        newest = "SELECT uuid, location FROM checkpoint ORDER BY created DESC, uuid"
-        raise unknown_checkpoint(uuid, connection.execute(newest).fetchall() if connection else [])
-    return _checkpoint(row)
-
-
-def _get_versions(connection: sqlite3.Connection | None, model_name: str) -> list[VersionRecord]:
-    query = f"{_VERSION} WHERE v.model_name = ? ORDER BY v.version"
-    rows = connection.execute(query, (model_name,)).fetchall() if connection else []
-    return [_version(row) for row in rows]
-
-
-def _model(row: tuple[Any, ...]) -> ModelRecord:
-    name, description, metadata, labels, archived, created = row
-    return ModelRecord(name, description, json.loads(metadata), tuple(json.loads(labels)), bool(archived), created)
-
-
-def _checkpoint(row: tuple[Any, ...]) -> CheckpointRecord:
-    uuid, location, digest, files, metadata, created = row
-    return CheckpointRecord(uuid, location, digest, json.loads(files), json.loads(metadata), created)
-
-
-def _version(row: tuple[Any, ...]) -> VersionRecord:
-    model_name, version, name, comment, notes, labels, metadata, archived, created = row[:9]
-    return VersionRecord(
-        model_name=model_name,
-        version=version,
-        checkpoint=_checkpoint(row[9:]),
-        name=name,
-        comment=comment,
-        notes=notes,
-        labels=tuple(json.loads(labels)),
-        metadata=json.loads(metadata),
-        archived=bool(archived),
-        created=created,
-    )
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+def _as_registered(connection: sqlite3.Connection, record: VersionRecord) -> tuple[str, str, tuple[str, ...]]:
+    """Return name, comment and labels with which a version was registered, whatever they are now."""
+    query = "SELECT registered FROM model_version WHERE (model_name, version) = (?, ?)"
+    (registered,) = connection.execute(query, (record.model_name, record.version)).fetchone()
+    name, labels = json.loads(registered) if registered is not None else (record.name, record.labels)
+    return name, record.comment, tuple(labels)
 
 
 def _now() -> str:

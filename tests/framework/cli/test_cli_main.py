@@ -133,7 +133,7 @@ def imported_after(*calls: list[str]) -> list[list[Any]]:
 
 def test_quick_answers_import_nothing_heavy(folder: Path) -> None:
     calls = [["--help"], ["run", "--help"], ["plugins"], ["plugins", "--json"], ["ls"], ["ls", "--json"]]
-    calls += [["metrics"], ["metrics", "--json"], ["metrics", "compare", "--help"]]
+    calls += [["ls", "--rebuild"], ["metrics"], ["metrics", "--json"], ["metrics", "compare", "--help"]]
     wrong = [["show", "nowhere"], ["metrics", "compare", "a", "b"], ["metrics", "compare", "m:1", "m:2"]]
     assert imported_after(*calls, *wrong) == [[0, []]] * len(calls) + [[2, []]] * len(wrong)
 

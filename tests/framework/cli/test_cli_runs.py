@@ -1,6 +1,7 @@
 """The reading verbs on a real run, which a subprocess makes once."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -8,6 +9,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+
+from batchmill import client
+from batchmill.engine.serialization import canonical_json, sha256_hex
 
 Invoke = Callable[..., Result]
 
@@ -78,9 +82,65 @@ def test_ls(invoke: Invoke, good: str) -> None:
     assert "sum=22.5" in shown
 
 
+@pytest.fixture
+def ledger(good: str, place: Path) -> Iterator[Path]:
+    """The ledger, which a test may lose."""
+    path = place / "runs" / "batchmill.sqlite"
+    before = path.read_bytes()
+    yield path
+    path.write_bytes(before)
+
+
+def test_ls_rebuild_fills_a_lost_ledger(invoke: Invoke, good: str, ledger: Path) -> None:
+    client.connect("runs")
+    try:
+        metrics = client.get_run(good).get_metrics()
+        ledger.unlink()
+        assert client.list_runs() == []
+        done = invoke("ls", "--rebuild")
+        assert (done.exit_code, done.stdout) == (0, "Rebuilt from 2 runs in 'runs': 1 reports, 0 links.\n")
+        assert client.get_run(good).get_metrics() == metrics
+        assert [record.metrics for record in metrics] == [{"sum": 22.5}]
+    finally:
+        client.disconnect()
+    again = json.loads(invoke("ls", "--rebuild", "--json").stdout)
+    assert (again["runs"], again["reports"], again["skipped"]) == ([good, "spoil-True"], 1, {})
+
+
+def test_ls_rebuild_names_damaged_runs(invoke: Invoke, good: str, ledger: Path, place: Path) -> None:
+    result = place / "runs" / good / "result.json"
+    before = result.read_bytes()
+    result.write_bytes(before[:-20])
+    try:
+        done = invoke("ls", "--rebuild")
+        assert done.exit_code == 65
+        assert f"  left out: runs/{good}: " in done.stdout
+        assert "batchmill repair RUN" in done.stdout
+        shown = json.loads(invoke("ls", "--rebuild", "--json").stdout)
+        assert (shown["runs"], list(shown["skipped"]), shown["exit_code"]) == (["spoil-True"], [f"runs/{good}"], 65)
+    finally:
+        result.write_bytes(before)
+
+
+def test_ls_rebuild_says_that_models_cannot_be_rebuilt(invoke: Invoke, good: str, ledger: Path, place: Path) -> None:
+    link = canonical_json({"checkpoint": "0000", "model": "digits", "version": 3})
+    path = place / "runs" / good / "links" / f"{sha256_hex(link)[:16]}.json"
+    path.parent.mkdir()
+    path.write_bytes(link)
+    try:
+        done = invoke("ls", "--rebuild")
+        assert done.exit_code == 0
+        assert f"  not linked: runs/{good}: It used version 3 of model 'digits' (checkpoint 0000). There" in done.stdout
+        assert "Models cannot be rebuilt" in done.stdout
+    finally:
+        shutil.rmtree(path.parent)
+
+
 def test_ls_where_nothing_is(invoke: Invoke, folder: Path) -> None:
     assert "There are no runs in 'runs'" in invoke("ls").stdout
     assert json.loads(invoke("ls", "--json").stdout) == []
+    assert invoke("ls", "--rebuild").stdout == "Rebuilt from 0 runs in 'runs': 0 reports, 0 links.\n"
+    assert list(folder.iterdir()) == []
 
 
 def test_show(invoke: Invoke, good: str) -> None:

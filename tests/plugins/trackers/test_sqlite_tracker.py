@@ -9,7 +9,8 @@ import time
 import pytest
 
 from batchmill.components import Kind
-from batchmill.contracts.tracker import MetricsRecord
+from batchmill.contracts.tracked_changes import CheckpointChanges, VersionChanges
+from batchmill.contracts.tracked_records import MetricsRecord
 from batchmill.errors import ModelError, StorageError
 from batchmill.plugin_manager import get_catalog
 from batchmill.testing.tracker_suite import TrackerSuite
@@ -64,19 +65,20 @@ def begin(*processes):
         process.stdin.flush()
 
 
-def test_eight_processes_open_a_fresh_ledger_and_report_at_once(tmp_path, start):
+@pytest.mark.parametrize("steps", [50, pytest.param(1000, marks=pytest.mark.campaign)])
+def test_eight_processes_open_a_fresh_ledger_and_report_at_once(tmp_path, start, steps):
     code = """
-for step in range(50):
+for step in range(int(sys.argv[3])):
     tracker.report(MetricsRecord("run", "inference", step, {"m": step, "who": me}, "t", me))
 """
-    processes = [start(code, tmp_path, me) for me in range(8)]
+    processes = [start(code, tmp_path, me, steps) for me in range(8)]
     begin(*processes)
     for process in processes:
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors
     found = list(SqliteTracker(str(tmp_path)).iter_metrics())
     assert [(record.steps_completed, record.rank) for record in found] == [
-        (step, me) for step in range(50) for me in range(8)
+        (step, me) for step in range(steps) for me in range(8)
     ]
     assert all(record.metrics == {"m": record.steps_completed, "who": record.rank} for record in found)
     assert sorted(os.listdir(tmp_path)) == ["batchmill.sqlite"], "the last one to leave tidies up"
@@ -106,6 +108,25 @@ for number in range(10):
     answers = [process.communicate(timeout=60) for process in processes]
     assert [process.returncode for process in processes] == [0] * 8, answers
     assert sorted(int(line) for output, _ in answers for line in output.split()) == list(range(1, 81))
+
+
+def test_processes_add_metadata_to_one_version_at_once(tmp_path, start):
+    code = """
+from batchmill import VersionChanges
+for number in range(10):
+    tracker.update_version("m", 1, VersionChanges(add_metadata={f"{me}-{number}": number, "last": me}))
+    tracker.update_version("m", 1, VersionChanges(remove_metadata=(f"{me}-{number - 1}",)))
+"""
+    tracker = SqliteTracker(str(tmp_path))
+    tracker.create_model("m", "", {}, [])
+    tracker.register_version("m", tracker.add_checkpoint("/weights", "d", {}, {}).uuid, "", "", [])
+    processes = [start(code, tmp_path, me) for me in range(4)]
+    begin(*processes)
+    answers = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, answers
+    metadata = dict(tracker.get_versions("m")[0].metadata)
+    assert metadata.pop("last") in range(4)
+    assert metadata == {f"{me}-9": 9 for me in range(4)}
 
 
 def test_a_killed_writer_loses_and_doubles_nothing(tmp_path, start):
@@ -163,7 +184,7 @@ def test_commits_are_durable_and_readers_do_not_block(tmp_path):
         assert connection.execute("PRAGMA foreign_keys").fetchone() == (1,)
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert connection.execute("PRAGMA busy_timeout").fetchone() == (60_000,)
-        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
         with ledger.reading() as other:
             assert other is None, "not committed yet"
     with ledger.reading() as connection:
@@ -210,6 +231,59 @@ def test_a_ledger_of_a_newer_version_is_refused(tmp_path):
     for operation in (tracker.list_models, lambda: tracker.create_model("n", "", {}, [])):
         with pytest.raises(StorageError, match=r"format 99.*Upgrade"):
             operation()
+
+
+@pytest.fixture
+def old_ledger(tmp_path):
+    """A ledger of format 1, with a model, a version and metrics."""
+    tracker = SqliteTracker(str(tmp_path))
+    with sqlite3.connect(tmp_path / "batchmill.sqlite") as connection:
+        for statement in _ledger._STEPS[0].split(";"):
+            connection.execute(statement)
+        insert = "INSERT INTO checkpoint (uuid, location, digest, files, metadata, created) VALUES (?, ?, ?, ?, ?, ?)"
+        connection.execute(insert, ("u", "/w", "d", "{}", '{"epoch":1}', TIME))
+        connection.execute("INSERT INTO model VALUES ('m', '', '{}', '[]', 0, ?)", (TIME,))
+        insert = "INSERT INTO model_version (model_name, version, checkpoint_uuid, name, comment, labels, created)"
+        connection.execute(f"{insert} VALUES ('m', 1, 'u', 'n', '', '[]', ?)", (TIME,))
+        connection.execute("INSERT INTO run_link VALUES ('run', 'u', 'm', 1, 'runs/run')")
+        connection.execute("INSERT INTO metric VALUES ('run', 'g', 0, 0, 'm', '1', ?)", (TIME,))
+        connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    return tracker
+
+
+def test_an_older_ledger_is_brought_up_to_date_by_the_first_who_reads_it(old_ledger, tmp_path):
+    (version,) = old_ledger.get_versions("m")
+    assert (version.name, version.checkpoint.metadata) == ("n", {"epoch": 1})
+    assert [record.metrics for record in old_ledger.iter_metrics(model_name="m", version=1)] == [{"m": 1}]
+    changed = old_ledger.update_version("m", 1, VersionChanges(name="x"))
+    assert old_ledger.register_version("m", "u", "n", "", []) == changed
+    with sqlite3.connect(tmp_path / "batchmill.sqlite") as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (_ledger.SCHEMA_VERSION,)
+    connection.close()
+
+
+def test_an_older_ledger_is_brought_up_to_date_by_the_first_who_writes_to_it(old_ledger):
+    changed = old_ledger.update_checkpoint("u", CheckpointChanges(add_metadata={"lr": 0.1}))
+    assert changed.metadata == {"epoch": 1, "lr": 0.1}
+    assert old_ledger.add_checkpoint("/w", "d", {}, {"epoch": 1}) == changed
+
+
+def test_processes_bring_an_older_ledger_up_to_date_at_once(old_ledger, tmp_path, start):
+    code = "print(tracker.list_models()[0].name, tracker.list_runs()[0].run_id)"
+    processes = [start(code, tmp_path, me) for me in range(4)]
+    begin(*processes)
+    answers = [process.communicate(timeout=60) for process in processes]
+    assert [output for output, _ in answers] == ["m run\n"] * 4, answers
+
+
+def test_many_reports_are_stored_all_or_none(tmp_path):
+    tracker = SqliteTracker(str(tmp_path))
+    tracker.report(MetricsRecord("run", "g", 2, {"m": 2}, TIME))
+    records = [MetricsRecord("run", "g", step, {"m": -step}, TIME) for step in range(4)]
+    with pytest.raises(ModelError, match="at step 2"):
+        tracker.report_all(records)
+    assert [record.metrics for record in tracker.iter_metrics()] == [{"m": 2}]
 
 
 def test_an_unwritable_place_is_named(tmp_path):
