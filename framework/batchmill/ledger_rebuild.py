@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ from batchmill.engine.assembly import Assembler, open_storage
 from batchmill.engine.commit_log import CommitLog
 from batchmill.engine.finish import final_reports, read_records
 from batchmill.engine.retries import with_retries
-from batchmill.engine.retry_view import RetryView, view_below
+from batchmill.engine.retry_view import RetryView, retried_chunks, view_below
 from batchmill.engine.run_directory import LINKS, REPORTS, RunDirectory, join_url, open_existing
 from batchmill.engine.serialization import sha256_hex
 from batchmill.engine.sideline import read_report
@@ -196,8 +196,13 @@ def _tell(tracker: Tracker, run: RunDirectory, kept: _Kept, path: str, report: R
     try:
         tracker.report_all(kept.reports)
     except ModelError as error:  # the tracker has other values
-        report.skip(path, error)
-        return
+        if not retried_chunks(run.storage):
+            report.skip(path, error)
+            return
+        # What a retry reports anew may differ, and then what was told first stands: see restore_reports.
+        for record in kept.reports:
+            with suppress(ModelError):
+                tracker.report(record)
     report.runs.append(run.run_id)
     report.reports += len(kept.reports)
     for link in kept.links:

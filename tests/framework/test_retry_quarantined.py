@@ -9,6 +9,7 @@ from batchmill import (
     ConfigError,
     RunRequest,
     Selection,
+    client,
     hookimpl,
     iter_quarantined,
     read_outputs,
@@ -111,6 +112,22 @@ def test_code_is_imported_for_a_retry_in_a_folder_of_others_with_leave_only(comp
     with pytest.raises(ConfigError, match="others than its owner may write to"):
         retry_quarantined(str(complete))
     assert retry_quarantined(str(complete), allow_import=True).quarantined == 0
+
+
+def test_a_retry_may_report_what_differs_from_the_first_time(make_request, tmp_path):
+    """The tracker keeps what was told first; the retry is complete all the same, however often it goes on."""
+    job = textwrap.dedent(JOB).replace("self.net =", "self.context = context\n        self.net =")
+    told_in_a_batch = 'self.context.report_metrics("parts", batch_idx, {"failing": int(Path("broken").exists())})'
+    (tmp_path / "job_of_retries.py").write_text(job.replace("return {", f"{told_in_a_batch}\n        return {{"))
+    (tmp_path / "broken").touch()
+    first = run(make_request("x"))
+    assert (first.complete, first.quarantined) == (True, 4)
+    (tmp_path / "broken").unlink()
+    with pytest.warns(UserWarning, match="That stands, not what the retry reported"):
+        assert retry_quarantined(first.path).quarantined == 0
+    with client.use(client.open_tracker("runs")):
+        told = {each.steps_completed: each.metrics for each in client.get_run("x").get_metrics("parts")}
+    assert set(told) == set(range(32)) and all(metrics == {"failing": 1} for metrics in told.values())
 
 
 def test_only_the_chunks_with_failures_are_processed_again(complete):

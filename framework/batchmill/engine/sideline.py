@@ -12,6 +12,7 @@ from batchmill.contracts.storage import Storage
 from batchmill.contracts.tracker import MetricsRecord, Tracker
 from batchmill.engine.commit_log import FILES
 from batchmill.engine.retries import with_retries
+from batchmill.engine.retry_view import retried_chunks
 from batchmill.engine.run_directory import LINKS, REPORTS
 from batchmill.engine.serialization import canonical_json, seal, sha256_hex, unseal
 from batchmill.errors import CorruptRunError, ModelError, OutputError
@@ -133,7 +134,7 @@ class Sideline:
 
     def restore(self, reports: Sequence[Mapping[str, Any]]) -> None:
         """Pass anyone's committed reports on to the tracker; repeating it changes nothing."""
-        restore_reports(self._tracker, self._run_id, reports)
+        restore_reports(self._tracker, self._run_id, reports, retried=retried_chunks(self._storage) > 0)
 
 
 def report_path(report: Mapping[str, Any]) -> str:
@@ -157,16 +158,30 @@ def read_report(data: bytes, path: str) -> dict[str, Any]:
     return {key: value for key, value in report.items() if key != "sha256"}
 
 
-def restore_reports(tracker: Tracker, run_id: str, reports: Sequence[Mapping[str, Any]]) -> None:
-    """Pass a run's committed reports on to a tracker; repeating it changes nothing."""
+def restore_reports(
+    tracker: Tracker, run_id: str, reports: Sequence[Mapping[str, Any]], *, retried: bool = False
+) -> None:
+    """Pass a run's committed reports on to a tracker; repeating it changes nothing.
+
+    Args:
+        tracker: The tracker.
+        run_id: The run.
+        reports: Its reports.
+        retried: Whether they may be those of a retry. What it reports anew at the same step can differ, now that what
+            made samples fail is mended; the tracker then keeps what was told first.
+    """
     for report in reports:
-        tracker.report(
-            MetricsRecord(
-                run_id=run_id,
-                group=report["group"],
-                steps_completed=report["steps_completed"],
-                metrics=report["metrics"],
-                end_time=report["time"],
-                rank=report["rank"],
-            )
+        record = MetricsRecord(
+            run_id=run_id,
+            group=report["group"],
+            steps_completed=report["steps_completed"],
+            metrics=report["metrics"],
+            end_time=report["time"],
+            rank=report["rank"],
         )
+        try:
+            tracker.report(record)
+        except ModelError as error:
+            if not retried:
+                raise
+            warnings.warn(f"{error} That stands, not what the retry reported.", stacklevel=2)
