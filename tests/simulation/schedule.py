@@ -7,7 +7,7 @@ import traceback
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 from batchmill.engine.retry_view import begin_retry
@@ -273,7 +273,7 @@ class _Schedule:
         self._simulation.scheduler.note(None, " ".join(map(str, values)))
 
 
-@cache
+@lru_cache(maxsize=64)
 def reference_result(workload: Workload) -> bytes:
     """Return ``result.json`` of an undisturbed run of one worker."""
     simulation = Simulation(0, workload, True, _QUIET, None)
