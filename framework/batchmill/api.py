@@ -70,7 +70,8 @@ def _finished(request: RunRequest, assembler: Assembler) -> RunResult | None:
     Raises:
         ConfigMismatchError: It is complete with other settings or data.
     """
-    if request.run_id is None:
+    named_code = any(":" in selection.name for _, selection in request.selections())
+    if request.run_id is None or (named_code and not request.allow_import):  # the usual way refuses that
         return None
     selection = assembler.complete_one(Kind.STORAGE, "storage", request.storage)
     try:
