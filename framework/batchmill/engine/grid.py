@@ -12,7 +12,7 @@ from batchmill.errors import ConfigError
 # in every bit. Only with more workers than this does the world size at first launch count.
 MIN_CHUNKS = 8
 # Chosen when no checkpoint interval is asked for: few enough commits to cost nothing, many enough to lose little.
-AUTO_CHUNKS = 128
+AUTO_CHUNKS = 64
 AUTO_MOST_BATCHES = 128
 
 
