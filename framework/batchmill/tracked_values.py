@@ -10,7 +10,8 @@ from typing import Any
 from batchmill.errors import ModelError
 
 LATEST = "latest"
-_RESERVED_LABELS = (LATEST, "all")
+ALL = "all"
+_RESERVED_LABELS = (LATEST, ALL)
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _LABEL = re.compile(r"[A-Za-z_][A-Za-z0-9._-]{0,127}")
 _GROUP_FAULT = re.compile(r"[./\\\x00-\x1f\x7f]")

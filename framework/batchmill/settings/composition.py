@@ -15,6 +15,7 @@ from batchmill.settings.bind import as_config, bind
 from batchmill.settings.root import GROUPS, NAME_KEY, NAMED_KINDS, NO_SWEEP
 from batchmill.settings.safety import refuse_code
 from batchmill.settings.session import open_session
+from batchmill.tracked_values import ALL
 
 
 def compose(
@@ -40,7 +41,7 @@ def compose(
         tree = session.compose(overrides)
     if tree["sweep"] != NO_SWEEP:
         raise ConfigError("sweep.* is about several runs, and this is one: add -m (--multirun), or leave it out.")
-    if tree["model"]["version"] == "all":
+    if tree["model"]["version"] == ALL:
         raise ConfigError("model.version=all is one job for each version: add -m (--multirun), or name one version.")
     return bind(tree, catalog, given)
 

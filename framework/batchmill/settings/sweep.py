@@ -20,8 +20,9 @@ from batchmill.models import Model
 from batchmill.plugin_manager import Catalog, get_catalog
 from batchmill.settings.bind import bind
 from batchmill.settings.session import Session, open_session
+from batchmill.tracked_values import ALL
 
-VERSION_KEY, ALL = "model.version", "all"
+VERSION_KEY = "model.version"
 # Hydra gives swept values as Python spells them; people and overrides write them so.
 _SPELT = {"True": "true", "False": "false"}
 # A run id may have 128 characters; this leaves room for the sweep's name.
